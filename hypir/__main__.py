@@ -1,0 +1,50 @@
+"""Command line: `python -m hypir inspect FILE` and `python -m hypir convert IN OUT`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from .weights import describe, read_weights, save_weights
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 on success, 1 with one sentence on stderr if a file is not usable."""
+    parser = argparse.ArgumentParser(prog="python -m hypir", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    inspect = commands.add_parser("inspect", help="say what a HYPIR weight file is and check it")
+    inspect.add_argument("file", type=Path)
+    inspect.set_defaults(run=_inspect)
+
+    convert = commands.add_parser(
+        "convert", help="write a .safetensors that the host's own LoRA loader applies in full"
+    )
+    convert.add_argument("source", type=Path)
+    convert.add_argument("target", type=Path)
+    convert.add_argument("--force", action="store_true", help="replace an existing target")
+    convert.set_defaults(run=_convert)
+
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"hypir: {error}", file=sys.stderr)  # noqa: T201 - a command talks to its user
+        return 1
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    print(describe(read_weights(options.file)))  # noqa: T201
+
+
+def _convert(options: argparse.Namespace) -> None:
+    source, target = options.source, options.target
+    if target.exists() and not options.force:
+        raise ValueError(f"{str(target)!r} exists already; choose another name or add --force")
+    weights = read_weights(source)
+    save_weights(weights, target)
+    print(f"wrote {target}: {len(weights.lora)} modules, rank {weights.rank}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""Makes bad pictures from good ones: the second-order degradation that restoration is trained on.
+
+One order is blur, resize, noise, JPEG; two orders in a row, a final sinc filter (overshoot and
+ringing) and a random order of the last steps reach most of what happens to pictures on the way
+through cameras, editors and networks. Source: Real-ESRGAN, Wang et al. 2021 (arXiv 2107.10833),
+section 3.
+
+Chance: every item has one seed, and every number is drawn from generators of its own, so item i of
+a batch is that item alone with its seed. Parameters are drawn on the CPU, the same on every
+machine. Grain is drawn where the picture lies when that is a CUDA device (a Poisson draw on the CPU
+would stall training), else on the CPU: the host's pictures, which lie on the CPU, come out alike on
+every machine.
+
+The building blocks are in degradation_kernels.py, the ranges in degradation_presets.py. Runs on the
+CPU and on CUDA, in float32 with JPEG in float64. No gradient flows through.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .degradation_kernels import (
+    blur,
+    fade,
+    gaussian_kernel,
+    jpeg,
+    plateau_kernel,
+    scratch,
+    sinc_kernel,
+    speck,
+)
+from .degradation_presets import PRESETS, Aging, Degradation, Order, Range
+from .noise import seeded_generator
+
+T = TypeVar("T")
+
+KERNEL_SIDES = tuple(range(7, 22, 2))  # px, as published
+RESIZE_MODES = ("area", "bilinear", "bicubic")  # equally likely, as published
+POISSON_LEVELS = 256  # photons at white for noise of scale 1; the published code counts grey levels
+MAX_SCALE = 8
+
+
+def degrade(image: Tensor, preset: str | Degradation, scale: int, seeds: Sequence[int]) -> Tensor:
+    """Degraded and smaller copies of good pictures.
+
+    Args:
+        image: (B,H,W,3) in [0,1]; no alpha.
+        preset: name of a preset (light, medium, heavy, old_photo, web_video), or a recipe.
+        scale: output side = max(1, round(input side / scale)), 1 to 8.
+        seeds: one per picture, each 0 to 2**64 - 1.
+
+    Returns:
+        (B,h,w,3) in [0,1] at multiples of 1/255, dtype and device of `image`.
+
+    Raises:
+        ValueError: if the preset is unknown, the scale outside 1 to 8, the channels not three, or
+            the seeds not one per picture.
+    """
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got '{preset}'")
+        preset = PRESETS[preset]
+    if image.ndim != 4 or image.shape[-1] != 3:
+        raise ValueError(
+            f"image must be (batch, height, width, 3), got {tuple(image.shape)}; "
+            "drop the alpha channel first"
+        )
+    return degrade_pixels(image.movedim(-1, 1), preset, scale, seeds).movedim(1, -1)  # BHWC
+
+
+@torch.no_grad()
+def degrade_pixels(pixels: Tensor, recipe: Degradation, scale: int, seeds: Sequence[int]) -> Tensor:
+    """As degrade, for tensors as training has them: (B,3,H,W), but in [0,1]; same result."""
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
+        raise ValueError(f"pixels must be (batch, 3, height, width), got {tuple(pixels.shape)}")
+    if not (isinstance(scale, int) and 1 <= scale <= MAX_SCALE):
+        raise ValueError(f"scale must be a whole number from 1 to {MAX_SCALE}, got {scale}")
+    if len(seeds) != len(pixels):
+        raise ValueError(f"{len(pixels)} pictures need {len(pixels)} seeds, got {len(seeds)}")
+    results = []
+    for item, seed in zip(pixels, seeds, strict=True):
+        picture = item[None].float().clamp(0, 1)
+        results.append(_degrade_one(picture, recipe, scale, _Dice(seed)).to(pixels.dtype))
+    return torch.cat(results)
+
+
+class _Dice:
+    """Random parameters of one item, drawn on the CPU."""
+
+    def __init__(self, seed: int):
+        self._generator = seeded_generator(seed)
+
+    def uniform(self, bounds: Range) -> float:
+        drawn = torch.rand((), generator=self._generator, dtype=torch.float64).item()
+        return bounds[0] + drawn * (bounds[1] - bounds[0])
+
+    def chance(self, probability: float) -> bool:
+        return self.uniform((0, 1)) < probability
+
+    def integer(self, bounds: tuple[int, int]) -> int:
+        """Both bounds included."""
+        return math.floor(self.uniform((bounds[0], bounds[1] + 1)))
+
+    def choose(self, options: Sequence[tuple[T, float]]) -> T:
+        """One of the options, each with its weight."""
+        left = self.uniform((0, sum(weight for _, weight in options)))
+        for option, weight in options:
+            if left < weight:
+                return option
+            left -= weight
+        return options[-1][0]
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """A generator for one step's grain; its own, so that sizes do not shift later draws."""
+        return seeded_generator(self.integer((0, 2**32 - 1)), device)
+
+
+def _degrade_one(picture: Tensor, recipe: Degradation, scale: int, dice: _Dice) -> Tensor:
+    """degrade_pixels for a batch of one."""
+    height, width = (max(1, round(side / scale)) for side in picture.shape[-2:])
+    *orders, last = recipe.orders
+    for order in orders:
+        picture = _blurred(picture, order, dice)
+        picture = _resized(picture, order, dice, *picture.shape[-2:], recipe.antialias)
+        picture = _noisy(picture, order, dice).clamp(0, 1)
+        picture = _compressed(picture, order, dice)
+    if recipe.aging is not None:
+        picture = _aged(picture, recipe.aging, dice)
+    picture = _blurred(picture, last, dice)
+    picture = _resized(picture, last, dice, height, width, recipe.antialias)
+    picture = _noisy(picture, last, dice).clamp(0, 1)
+    # One more resize, to the size of the result, with the last sinc before or after the last JPEG:
+    # a picture that was compressed and then scaled has no blocks of 8 px any more.
+    jpeg_first = dice.chance(recipe.jpeg_first)
+    if jpeg_first:
+        picture = _compressed(picture, last, dice)
+    picture = _interpolate(picture, (height, width), dice, recipe.antialias)
+    if dice.chance(recipe.final_sinc):
+        cutoff = dice.uniform((math.pi / 3, math.pi))
+        picture = blur(picture, sinc_kernel(dice.choose([(k, 1) for k in KERNEL_SIDES]), cutoff))
+    picture = picture.clamp(0, 1)
+    if not jpeg_first:
+        picture = _compressed(picture, last, dice)
+    return (picture * 255).round() / 255
+
+
+def _blurred(picture: Tensor, order: Order, dice: _Dice) -> Tensor:
+    """Maybe filtered by a random kernel."""
+    if not dice.chance(order.blur):
+        return picture
+    side = dice.choose([(k, 1) for k in KERNEL_SIDES])
+    if dice.chance(order.sinc):
+        lowest = math.pi / 3 if side < 13 else math.pi / 5  # as published
+        return blur(picture, sinc_kernel(side, dice.uniform((lowest, math.pi))))
+    kind = dice.choose(order.kernels)
+    sigma = (dice.uniform(order.sigma),) * 2
+    angle = 0.0
+    if kind.endswith("aniso"):
+        sigma = (sigma[0], dice.uniform(order.sigma))
+        angle = dice.uniform((-math.pi, math.pi))
+    if kind.startswith("plateau"):
+        kernel = plateau_kernel(side, sigma, angle, _beta(order.beta_plateau, dice))
+    elif kind.startswith("generalized"):
+        kernel = gaussian_kernel(side, sigma, angle, _beta(order.beta_generalized, dice))
+    else:
+        kernel = gaussian_kernel(side, sigma, angle)
+    return blur(picture, kernel)
+
+
+def _beta(bounds: Range, dice: _Dice) -> float:
+    """A shape parameter: below and above 1 equally likely, as published."""
+    low, high = bounds
+    return dice.uniform((low, 1.0)) if dice.chance(0.5) else dice.uniform((1.0, high))
+
+
+def _resized(
+    picture: Tensor, order: Order, dice: _Dice, height: int, width: int, antialias: bool
+) -> Tensor:
+    """Resized to a random share of (height, width)."""
+    up, down, keep = order.resize
+    bounds = dice.choose(
+        [((1.0, order.factor[1]), up), ((order.factor[0], 1.0), down), ((1.0, 1.0), keep)]
+    )
+    factor = dice.uniform(bounds)
+    size = max(1, round(height * factor)), max(1, round(width * factor))
+    return _interpolate(picture, size, dice, antialias)
+
+
+def _interpolate(picture: Tensor, size: tuple[int, int], dice: _Dice, antialias: bool) -> Tensor:
+    """Resized to the size in a random manner; the picture itself if it has that size."""
+    mode = dice.choose([(mode, 1) for mode in RESIZE_MODES])
+    if tuple(picture.shape[-2:]) == size:
+        return picture
+    if mode == "area":
+        return F.interpolate(picture, size, mode="area")
+    return F.interpolate(picture, size, mode=mode, align_corners=False, antialias=antialias)
+
+
+def _noisy(picture: Tensor, order: Order, dice: _Dice) -> Tensor:
+    """Maybe with Gaussian or Poisson noise, coloured or grey; not clamped."""
+    if not dice.chance(order.noise):
+        return picture
+    gaussian, gray = dice.chance(order.gaussian), dice.chance(order.gray)
+    strength = dice.uniform(order.gaussian_sigma if gaussian else order.poisson_scale)
+    device = picture.device if picture.device.type == "cuda" else torch.device("cpu")
+    generator = dice.generator(device)
+    light = picture.clamp(0, 1)
+    if gray:
+        light = (light * light.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(
+            1, keepdim=True
+        )
+    if gaussian:
+        noise = torch.randn(light.shape, generator=generator, device=device) / 255
+    else:
+        photons = light.to(device) * POISSON_LEVELS
+        noise = (torch.poisson(photons, generator=generator) - photons) / POISSON_LEVELS
+    return picture + strength * noise.to(picture.device)
+
+
+def _compressed(picture: Tensor, order: Order, dice: _Dice) -> Tensor:
+    """Through JPEG of random quality, if the order has it."""
+    return picture if order.quality is None else jpeg(picture, dice.integer(order.quality))
+
+
+def _aged(picture: Tensor, aging: Aging, dice: _Dice) -> Tensor:
+    """A faded print with scratches and dust; marks grow with the picture, from about a pixel."""
+    white, cast = dice.uniform(aging.white), dice.uniform(aging.cast)
+    picture = fade(
+        picture,
+        dice.uniform(aging.black),
+        (white, white * (1 - cast / 3), white * (1 - cast)),
+        dice.uniform(aging.saturation),
+    )
+    side = min(picture.shape[-2:])
+    for _ in range(dice.integer(aging.scratches)):
+        start = dice.uniform((-1.5, 0.3))
+        picture = scratch(
+            picture,
+            through=(dice.uniform((0, 1)), dice.uniform((0, 1))),
+            angle=dice.choose([(dice.uniform((-0.2, 0.2)), 0.7), (dice.uniform((-1.6, 1.6)), 0.3)]),
+            wobble=(dice.uniform((0, 0.006)), dice.uniform((0.3, 1.5)), dice.uniform((0, 6.3))),
+            span=(start, start + dice.uniform((0.2, 2.5))),
+            half_width=max(0.5, side * dice.uniform((0.0003, 0.0015))),
+            strength=dice.uniform((0.25, 0.9)),
+            tone=dice.choose([(0.95, 0.8), (0.1, 0.2)]),
+        )
+    picture = picture.clone()  # specks are painted in place
+    for _ in range(dice.integer(aging.specks)):
+        radius = max(0.6, side * dice.uniform((0.0006, 0.004)))
+        speck(
+            picture,
+            centre=(dice.uniform((0, 1)), dice.uniform((0, 1))),
+            radius=(radius * dice.uniform((1, 3)), radius),
+            angle=dice.uniform((0, math.pi)),
+            strength=dice.uniform((0.3, 0.95)),
+            tone=dice.choose([(0.95, 0.65), (0.1, 0.35)]),
+        )
+    return picture

@@ -1,0 +1,181 @@
+"""Degradation-removal encoder files: read, check, and tell which autoencoder they belong to.
+
+A file holds exactly the encoder tensors of the autoencoder it is for, and the fingerprint of the
+decoder it was trained against: SD2 and SDXL, or SD3 and Flux, have autoencoders of the same shapes.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .image import count_not_finite
+from .weight_files import Loader, read_tensors, write_tensors
+
+FORMAT = "1"
+ENCODER_PREFIXES = ("encoder.", "quant_conv.", "taesd_encoder.")
+DECODER_PREFIXES = ("decoder.", "post_quant_conv.", "taesd_decoder.")
+"""Names of the host's autoencoders."""
+
+VALUES = 8
+"""Values taken from every tensor for a fingerprint."""
+TOLERANCE = 0.02
+"""Largest relative difference of one decoder's copies: bfloat16 rounds by at most 0.004."""
+
+
+@dataclass(frozen=True)
+class EncoderWeights:
+    """A checked encoder file."""
+
+    tensors: Mapping[str, Tensor]
+    """The host's names, encoder.* and quant_conv.*, or taesd_encoder.*."""
+    decoder_fingerprint: str
+
+
+def host_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An autoencoder's state dict under the host's names, from the host's or diffusers' own.
+
+    Covers AutoencoderKL and AutoencoderTiny of diffusers; attention weights become 1x1 convolutions.
+    """
+    tiny = any(".layers." in key for key in state)
+    blocks = 1 + max((int(n) for key in state for n in _UP_BLOCK.findall(key)), default=-1)
+    result = {}
+    for key, value in state.items():
+        name = _tiny_name(key) if tiny else _kl_name(key, blocks)
+        if ".mid.attn_1." in name and name.endswith("weight") and value.ndim == 2:
+            value = value[..., None, None]
+        result[name] = value
+    return result
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Which decoder an autoencoder's state dict holds, as text.
+
+    VALUES evenly spaced values of every decoder tensor with two axes or more, in order of name,
+    in four significant digits. same_decoder compares with a tolerance, so float32, bfloat16 and
+    float16 copies of one decoder are the same and two decoders of one architecture are not.
+    """
+    state = host_names(state)
+    values = []
+    for key in sorted(k for k in state if k.startswith(DECODER_PREFIXES) and state[k].ndim > 1):
+        flat = state[key].reshape(-1)
+        index = torch.linspace(0, flat.numel() - 1, VALUES).long()
+        values += flat[index.to(flat.device)].float().tolist()
+    return " ".join(f"{v:.3e}" for v in values)
+
+
+def same_decoder(a: str, b: str) -> bool:
+    """Whether two fingerprints are of one decoder: relative L2 distance below TOLERANCE."""
+    x, y = (torch.tensor([float(v) for v in text.split()], dtype=torch.float64) for text in (a, b))
+    if x.shape != y.shape or x.numel() == 0:
+        return False
+    return bool((x - y).norm() <= TOLERANCE * torch.maximum(x.norm(), y.norm()))
+
+
+def read_encoder(path: str | os.PathLike, load: Loader | None = None) -> EncoderWeights:
+    """An encoder file, checked as far as it goes without its autoencoder.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: with one sentence naming the file and what is wrong.
+    """
+    name = Path(path).name
+    tensors, metadata = read_tensors(path, load)
+    if metadata.get("hypir.encoder") != FORMAT or "hypir.decoder_fingerprint" not in metadata:
+        raise ValueError(
+            f"{name} is not a HYPIR encoder: its metadata lack hypir.encoder={FORMAT}, first tensor "
+            f"{next(iter(tensors))!r}; use a file made by the encoder stage of training"
+        )
+    tensors = host_names(tensors)
+    unknown = [key for key in tensors if not key.startswith(ENCODER_PREFIXES)]
+    if unknown:
+        raise ValueError(
+            f"{name} holds {len(unknown)} tensors that belong to no encoder, first {unknown[0]!r}; "
+            f"expected {', '.join(ENCODER_PREFIXES)} only"
+        )
+    bad = [k for k, v in tensors.items() if v.is_floating_point() and count_not_finite(v)]
+    if bad:
+        raise ValueError(
+            f"{name} has NaN or infinite values in {len(bad)} of {len(tensors)} tensors, first "
+            f"{bad[0]!r}; nothing was applied, get the file again"
+        )
+    return EncoderWeights(tensors, metadata["hypir.decoder_fingerprint"])
+
+
+def save_encoder(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    """Write the encoder of an autoencoder's state dict, with the fingerprint of its decoder."""
+    named = host_names(state)
+    encoder = {k: v for k, v in named.items() if k.startswith(ENCODER_PREFIXES)}
+    metadata = {"hypir.encoder": FORMAT, "hypir.decoder_fingerprint": fingerprint(named)}
+    write_tensors(path, encoder, metadata)
+
+
+def check_encoder_fits(
+    name: str, encoder: EncoderWeights, state: Mapping[str, Tensor]
+) -> None:
+    """An encoder file must have exactly the encoder tensors of the autoencoder, and its decoder.
+
+    Args:
+        name: of the file, for the message.
+        state: the autoencoder's state dict, the host's names.
+
+    Raises:
+        ValueError: with the count, the first offender and what was expected.
+    """
+    expected = {k: v for k, v in state.items() if k.startswith(ENCODER_PREFIXES)}
+    missing = sorted(set(expected) - set(encoder.tensors))
+    unknown = sorted(set(encoder.tensors) - set(expected))
+    if missing or unknown:
+        which = f"lacks {len(missing)}" if missing else f"has {len(unknown)} unknown"
+        raise ValueError(
+            f"{name} does not fit this VAE: it {which} of {len(expected)} encoder tensors, first "
+            f"{(missing or unknown)[0]!r}; use the VAE it was trained for"
+        )
+    wrong = [k for k, v in expected.items() if v.shape != encoder.tensors[k].shape]
+    if wrong:
+        raise ValueError(
+            f"{name} does not fit this VAE: {len(wrong)} of {len(expected)} tensors have another "
+            f"shape, first {wrong[0]!r} with {tuple(encoder.tensors[wrong[0]].shape)} where the "
+            f"VAE has {tuple(expected[wrong[0]].shape)}; use the VAE it was trained for"
+        )
+    if not same_decoder(encoder.decoder_fingerprint, fingerprint(state)):
+        raise ValueError(
+            f"{name} was trained against another decoder than this VAE has (the shapes are alike, "
+            f"the values are not); use the VAE of the base model it was trained for"
+        )
+
+
+_UP_BLOCK = re.compile(r"^decoder\.up_blocks\.(\d+)\.")
+_KL_NAMES = (  # diffusers -> the host (the names of the original latent diffusion code)
+    (re.compile(r"\.down_blocks\.(\d+)\.resnets\.(\d+)\."), r".down.\1.block.\2."),
+    (re.compile(r"\.down_blocks\.(\d+)\.downsamplers\.0\."), r".down.\1.downsample."),
+    (re.compile(r"\.up_blocks\.(\d+)\.resnets\.(\d+)\."), r".up.\1.block.\2."),
+    (re.compile(r"\.up_blocks\.(\d+)\.upsamplers\.0\."), r".up.\1.upsample."),
+    (re.compile(r"\.mid_block\.resnets\.0\."), r".mid.block_1."),
+    (re.compile(r"\.mid_block\.resnets\.1\."), r".mid.block_2."),
+    (re.compile(r"\.mid_block\.attentions\.0\."), r".mid.attn_1."),
+    (re.compile(r"\.attn_1\.group_norm\."), r".attn_1.norm."),
+    (re.compile(r"\.attn_1\.to_([qkv])\."), r".attn_1.\1."),
+    (re.compile(r"\.attn_1\.to_out\.0\."), r".attn_1.proj_out."),
+    (re.compile(r"\.conv_shortcut\."), r".nin_shortcut."),
+    (re.compile(r"\.conv_norm_out\."), r".norm_out."),
+)
+
+
+def _kl_name(key: str, blocks: int) -> str:
+    """The host counts the decoder's blocks from the last to the first."""
+    key = _UP_BLOCK.sub(lambda m: f"decoder.up_blocks.{blocks - 1 - int(m[1])}.", key)
+    for pattern, replacement in _KL_NAMES:
+        key = pattern.sub(replacement, key)
+    return key
+
+
+def _tiny_name(key: str) -> str:
+    """The host's decoder begins with a clamp, so its layers count from one."""
+    part, _, rest = key.partition(".layers.")
+    index, _, leaf = rest.partition(".")
+    return f"taesd_{part}.{int(index) + (part == 'decoder')}.{leaf}"

@@ -1,0 +1,113 @@
+"""Layouts, sizes, padding and alpha of images.
+
+Three words, defined here and nowhere else:
+    image   (B, H, W, C) float in [0, 1], the host's IMAGE; C = 1, 3 or 4 (alpha last)
+    pixels  (B, C, H, W) in [-1, 1], what an autoencoder eats
+    latent  (B, C, h, w), scaled to unit variance unless said otherwise
+
+Sizes are always (height, width).
+"""
+
+import torch
+from torch import Tensor
+
+from .tiling import CELL_PX
+
+PAD_PX = 16
+"""Images are padded to a multiple of this for every prior: 8 px cells, taken in pairs by the
+transformers of SD3 and Flux, which would wrap an odd row around to the opposite edge."""
+
+
+def padded_size(height: int, width: int) -> tuple[int, int]:
+    """The size after padding right and bottom to a multiple of PAD_PX."""
+    return -(-height // PAD_PX) * PAD_PX, -(-width // PAD_PX) * PAD_PX
+
+
+def latent_size(height: int, width: int) -> tuple[int, int]:
+    """Latent cells (h, w) of a padded image of this size."""
+    h, w = padded_size(height, width)
+    return h // CELL_PX, w // CELL_PX
+
+
+def symmetric_index(start: int, stop: int, size: int) -> Tensor:
+    """Source indices of positions start..stop of an axis continued by symmetric reflection.
+
+    Position p beyond the edge reads the mirrored pixel, edge pixel included, and the mirrored
+    picture is repeated, so any size from 1 works: 0 1 2 | 2 1 0 | 0 1 2 ...
+    """
+    position = torch.arange(start, stop) % (2 * size)
+    return torch.minimum(position, 2 * size - 1 - position)
+
+
+def crop_padded(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    """A window of an image continued by symmetric reflection to the right and bottom.
+
+    Args:
+        image: (B, H, W, C).
+        top, left, height, width: the window, in pixels; it may reach beyond the image.
+
+    Returns:
+        (B, height, width, C); a view when the window lies inside.
+    """
+    size = image.shape[1:3]
+    if top + height <= size[0] and left + width <= size[1]:
+        return image[:, top : top + height, left : left + width]
+    rows = symmetric_index(top, top + height, size[0]).to(image.device)
+    columns = symmetric_index(left, left + width, size[1]).to(image.device)
+    return image[:, rows[:, None], columns]
+
+
+def check_image(image: Tensor, name: str = "image") -> None:
+    """Raises ValueError, in one sentence, if `image` is not a usable IMAGE."""
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
+        raise ValueError(
+            f"{name} must be (batch, height, width, 1, 3 or 4 channels) and not empty, "
+            f"got {tuple(image.shape)}; connect an IMAGE"
+        )
+    bad = count_not_finite(image)
+    if bad:
+        raise ValueError(
+            f"{name} must hold finite numbers, but {bad} of {image.numel()} values are NaN or "
+            f"infinite; the node that made it failed (often a VAE in fp16), use another precision"
+        )
+
+
+def count_not_finite(tensor: Tensor) -> int:
+    """How many values are NaN or infinite; looks row by row only when there are any."""
+    if torch.isfinite(tensor.sum(dtype=torch.float64)):
+        return 0
+    return sum(int((~torch.isfinite(part)).sum()) for part in tensor)
+
+
+def color_channels(image: Tensor) -> Tensor:
+    """The three colour channels (B, H, W, 3): alpha dropped, gray repeated. A view."""
+    return image.expand(*image.shape[:3], 3) if image.shape[-1] == 1 else image[..., :3]
+
+
+def alpha_channel(image: Tensor) -> Tensor | None:
+    """The alpha channel (B, H, W, 1), or None. A view."""
+    return image[..., 3:] if image.shape[-1] == 4 else None
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear, antialiased when shrinking; (B, H, W, C) to (B, height, width, C)."""
+    if image.shape[1:3] == (height, width):
+        return image
+    pixels = image.movedim(-1, 1)  # BHWC -> BCHW
+    shrinks = height < image.shape[1] or width < image.shape[2]
+    mode = {"mode": "area"} if shrinks else {"mode": "bilinear", "align_corners": False}
+    return torch.nn.functional.interpolate(pixels, size=(height, width), **mode).movedim(1, -1)
+
+
+def repeat_items(image: Tensor, count: int) -> Tensor:
+    """A batch of one repeated `count` times (a view), or the batch itself when it has `count`.
+
+    Raises:
+        ValueError: if the batch is neither 1 nor `count`.
+    """
+    if image.shape[0] not in (1, count):
+        raise ValueError(
+            f"a reference must hold one image or as many as there are results ({count}), "
+            f"got {image.shape[0]}; repeat or select it with a batch node"
+        )
+    return image.expand(count, *image.shape[1:])

@@ -1,0 +1,174 @@
+"""The base models HYPIR can stand on: one frozen record each.
+
+A prior is architecture + prediction type + latent format. Costs are TFLOP counted with
+torch.utils.flop_counter on the full-size diffusers models (meta device, batch 1, 64, 96 and 128
+cells), fitted by constant + linear n + quadratic n^2 in the number of cells n.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from .one_step import NoiseLevel, OneStep, diffusion_level, flow_input_scale, flow_level
+from .tiling import TileCost
+
+DEFAULT_TIMESTEP = 200
+"""HYPIR's timestep for eps and v networks [released configuration]."""
+DEFAULT_FLOW_TIMESTEP = 364
+"""Noise level 0.364: the signal-to-noise ratio of alpha_bar_200 = 0.7537 within 0.2 %."""
+
+VAE_COST = TileCost(
+    constant=0.0,
+    linear=8.699e-4,  # encoder 2.643e-4 and decoder 6.056e-4 of the SD autoencoder
+    quadratic=4.095e-9,  # the attention of their middle blocks
+    smallest=64,
+    largest=144,
+    overlap=4,
+    align=4,
+)
+"""Encoder and decoder of every prior share one architecture (SD3's and Flux's differ in the number
+of latent channels only), one cost and so one plan."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A base model as HYPIR sees it."""
+
+    name: str
+    """What weight files call it."""
+    title: str
+    """For people."""
+    prediction: str
+    """What the network predicts: eps, v or flow."""
+    latent_channels: int
+    latent_scale: float
+    """z = (autoencoder latent - latent_shift) * latent_scale."""
+    latent_shift: float
+    token_width: int
+    """Width of a text token, and so of the texture token."""
+    pooled_width: int
+    """Width of the pooled text vector, 0 = none."""
+    lora_prefix: str
+    """Prefix of the host's LoRA names: prefix + diffusers module name with . as _."""
+    tile: TileCost
+    """Cost and sizes of the network's tiles."""
+    betas: tuple[float, float] | None = None
+    """beta_start, beta_end of the scaled linear schedule; None for flow."""
+    conditions: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """What the network is told beside text, when a condition does not say."""
+
+    @property
+    def timestep(self) -> int:
+        """Timestep of the method, unless weights say otherwise."""
+        return DEFAULT_FLOW_TIMESTEP if self.prediction == "flow" else DEFAULT_TIMESTEP
+
+    @property
+    def input_scale(self) -> float:
+        """k of x_t = k z at the default timestep, unless weights say otherwise."""
+        if self.prediction == "flow":
+            return flow_input_scale(self.level(self.timestep).sigma)
+        return 1.0
+
+    def level(self, timestep: int) -> NoiseLevel:
+        """Noise level of a timestep (0..999; ValueError outside)."""
+        if self.betas is None:
+            return flow_level(timestep)
+        return diffusion_level(timestep, *self.betas)
+
+    def step(self, timestep: int, coefficient_timestep: int, input_scale: float) -> OneStep:
+        """The one step at these timesteps.
+
+        Raises:
+            ValueError: if a timestep is outside 0..999, or is 0 for a flow prior (no noise, no step).
+        """
+        for name, t in (("timestep", timestep), ("coefficient_timestep", coefficient_timestep)):
+            if not 0 <= t <= 999 or (self.prediction == "flow" and t == 0):
+                least = 1 if self.prediction == "flow" else 0
+                raise ValueError(
+                    f"{name} must be between {least} and 999 for {self.title}, got {t}; "
+                    f"use -1 for the weights' own"
+                )
+        return OneStep(
+            self.prediction, self.level(timestep), self.level(coefficient_timestep), input_scale
+        )
+
+
+SD_BETAS = (0.00085, 0.012)  # Stable Diffusion scheduler config
+SD_LATENT_SCALE = 0.18215  # SD 1 and 2 VAE config
+
+SD2 = Prior(
+    name="sd2",
+    title="Stable Diffusion 2.1-base (eps prediction)",
+    prediction="eps",
+    latent_channels=4,
+    latent_scale=SD_LATENT_SCALE,
+    latent_shift=0.0,
+    token_width=1024,
+    pooled_width=0,
+    lora_prefix="lora_unet_",
+    tile=TileCost(0.0, 1.667e-4, 7.242e-9, smallest=64, largest=128, overlap=16, align=8),
+    betas=SD_BETAS,
+)
+
+SD2_V = Prior(
+    name="sd2-v",
+    title="Stable Diffusion 2.1 768 (v prediction)",
+    prediction="v",
+    latent_channels=4,
+    latent_scale=SD_LATENT_SCALE,
+    latent_shift=0.0,
+    token_width=1024,
+    pooled_width=0,
+    lora_prefix="lora_unet_",
+    tile=TileCost(0.0, 1.667e-4, 7.242e-9, smallest=96, largest=128, overlap=16, align=8),
+    betas=SD_BETAS,
+)
+
+SDXL = Prior(
+    name="sdxl",
+    title="Stable Diffusion XL",
+    prediction="eps",
+    latent_channels=4,
+    latent_scale=0.13025,  # SDXL VAE config
+    latent_shift=0.0,
+    token_width=2048,
+    pooled_width=1280,
+    lora_prefix="lora_unet_",
+    tile=TileCost(0.05, 3.634e-4, 2.81e-9, smallest=96, largest=160, overlap=16, align=8),
+    betas=SD_BETAS,
+    # Original and target size, in pixels: those of the base model's own training.
+    conditions=MappingProxyType({"width": 1024, "height": 1024}),
+)
+
+SD3 = Prior(
+    name="sd3",
+    title="Stable Diffusion 3 or 3.5",
+    prediction="flow",
+    latent_channels=16,
+    latent_scale=1.5305,  # SD3 VAE config
+    latent_shift=0.0609,
+    token_width=4096,
+    pooled_width=2048,
+    lora_prefix="lora_transformer_",
+    tile=TileCost(0.83, 1.377e-3, 2.31e-8, smallest=128, largest=160, overlap=16, align=2),
+)
+
+FLUX = Prior(
+    name="flux",
+    title="FLUX.1 dev or schnell",
+    prediction="flow",
+    latent_channels=16,
+    latent_scale=0.3611,  # FLUX.1 VAE config
+    latent_shift=0.1159,
+    token_width=4096,
+    pooled_width=768,
+    lora_prefix="lora_transformer_",
+    tile=TileCost(6.81, 3.407e-3, 4.38e-8, smallest=128, largest=160, overlap=16, align=2),
+    # Distilled guidance; the value of FLUX.1-dev's own examples. schnell ignores it.
+    conditions=MappingProxyType({"guidance": 3.5}),
+)
+
+PRIORS: Mapping[str, Prior] = MappingProxyType(
+    {prior.name: prior for prior in (SD2, SD2_V, SDXL, SD3, FLUX)}
+)
+"""All priors by the name that weight files carry."""

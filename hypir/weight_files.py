@@ -1,0 +1,93 @@
+"""Weight files on disk: safe reading, plain sentences for damaged files, atomic writing."""
+
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+Loader = Callable[[str], tuple[dict[str, Tensor], dict[str, str] | None]]
+"""path -> (tensors, metadata). Must never run code from a pickle."""
+
+
+def read_tensors(
+    path: str | os.PathLike, load: Loader | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Named tensors and metadata of a file.
+
+    Args:
+        path: .safetensors, or .pth read as plain tensors (nothing in it is executed).
+        load: the reader to use, load_plain by default.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: with one sentence if the file is unsafe, damaged or holds anything but tensors.
+    """
+    name = Path(path).name
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}; check the name and the folder")
+    try:
+        tensors, metadata = (load or load_plain)(os.fspath(path))
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{name} must hold plain tensors, but it asks to run Python code or is no weight file; "
+            f"nothing was run: get the file again from its source"
+        ) from error
+    except Exception as error:
+        if not _is_file_error(error):
+            raise
+        raise ValueError(
+            f"{name} cannot be read as weights: it is cut short or damaged "
+            f"({Path(path).stat().st_size} bytes); download it again"
+        ) from error
+    if not isinstance(tensors, dict) or not tensors:
+        raise ValueError(f"{name} must hold named tensors, got none; get the file again")
+    stray = [k for k, v in tensors.items() if not isinstance(v, Tensor)]
+    if stray:
+        raise ValueError(
+            f"{name} must hold tensors only, but {len(stray)} entries are something else, first "
+            f"{stray[0]!r}; use a file of weights, not of a training state"
+        )
+    return tensors, metadata or {}
+
+
+def load_plain(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """Tensors and metadata of a .safetensors, or tensors of a .pth without executing anything."""
+    if Path(path).suffix.lower() in (".safetensors", ".sft"):
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
+    return torch.load(path, map_location="cpu", weights_only=True), None
+
+
+def write_tensors(
+    path: str | os.PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a .safetensors that appears under its name only when it is complete.
+
+    Raises:
+        ValueError: if the name does not end in .safetensors.
+        FileNotFoundError: if the folder does not exist.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"the output must be a .safetensors file, got {path.name!r}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(path.parent)!r}; make it first")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, dict(metadata))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _is_file_error(error: Exception) -> bool:
+    """What torch, safetensors and the host raise for damaged files."""
+    kind = type(error).__name__
+    return kind == "SafetensorError" or isinstance(error, RuntimeError | EOFError | ValueError)

@@ -1,0 +1,31 @@
+"""The nodes: a schema and one call each. No mathematics here (hypir/), no comfy internals (host/)."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .color import HYPIRMatchColor
+from .degrade import HYPIRDegrade
+from .latent import HYPIRDecode, HYPIREncode, HYPIRInjectNoise
+from .load import HYPIRLoadEncoder, HYPIRLoadLora
+from .restore import HYPIRConditioning, HYPIRRestore, HYPIRSampler
+from .texture import HYPIRMatchTexture, HYPIRMeasureTexture
+
+
+class HYPIRExtension(ComfyExtension):
+    """All nodes of the pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """In the order of a restoration."""
+        return [
+            HYPIRLoadLora,
+            HYPIRLoadEncoder,
+            HYPIREncode,
+            HYPIRConditioning,
+            HYPIRInjectNoise,
+            HYPIRRestore,
+            HYPIRSampler,
+            HYPIRDecode,
+            HYPIRMeasureTexture,
+            HYPIRMatchTexture,
+            HYPIRMatchColor,
+            HYPIRDegrade,
+        ]

@@ -1,0 +1,56 @@
+"""Colour transfer as a node of its own."""
+
+from comfy_api.latest import io
+
+from ..hypir.color import METHODS, transfer_color
+from ..hypir.image import alpha_channel, check_image, color_channels
+from .inputs import CATEGORY
+
+
+class HYPIRMatchColor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HYPIRMatchColor",
+            display_name="HYPIR Match Color",
+            category=CATEGORY,
+            description="Gives an image the colours of another: the correction of HYPIR Decode, "
+            "for any image.",
+            search_aliases=["color fix", "color transfer", "wavelet", "adain", "hypir"],
+            inputs=[
+                io.Image.Input("image", tooltip="The image to correct."),
+                io.Image.Input(
+                    "reference",
+                    tooltip="Where the colours come from, usually the enlarged input; stretched to "
+                    "the image's size when it differs. One for all, or one per image.",
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="wavelet",
+                    tooltip="wavelet: tone and colour of the reference, detail of the image; the "
+                    "two must show the same. adain: mean and contrast only, any reference.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="0 keeps the image, 1 matches fully.",
+                ),
+            ],
+            outputs=[io.Image.Output()],
+        )
+
+    @classmethod
+    def execute(cls, image, reference, method="wavelet", strength=1.0) -> io.NodeOutput:
+        check_image(image)
+        check_image(reference, "reference")
+        if strength == 0:
+            return io.NodeOutput(image)
+        result = image.clone() if image.shape[-1] > 1 else color_channels(image).clone()
+        colors = transfer_color(result[..., :3], color_channels(reference), method, strength)
+        result[..., :3] = colors.clamp(0, 1)
+        assert alpha_channel(image) is None or result.shape[-1] == 4
+        return io.NodeOutput(result)

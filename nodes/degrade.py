@@ -1,0 +1,45 @@
+"""Degrade a good picture, to try and to compare."""
+
+from comfy_api.latest import io
+
+from ..hypir.degradation import MAX_SCALE, PRESETS, degrade
+from ..hypir.image import check_image, color_channels
+from .inputs import CATEGORY, item_seeds, seed_input
+
+
+class HYPIRDegrade(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HYPIRDegrade",
+            display_name="HYPIR Degrade",
+            category=CATEGORY,
+            description="Makes a good picture bad, in the way the restoration was trained on: "
+            "blur, resizing, noise, JPEG, twice. To try settings where the truth is known.",
+            search_aliases=["hypir", "real-esrgan", "jpeg", "noise", "blur"],
+            inputs=[
+                io.Image.Input("image", tooltip="A good picture; alpha is dropped."),
+                io.Combo.Input(
+                    "preset",
+                    options=list(PRESETS),
+                    default="medium",
+                    tooltip="light, medium, heavy: growing blur, noise and JPEG. old_photo: "
+                    "grain, fading, scratches. web_video: small and strongly compressed.",
+                ),
+                io.Int.Input(
+                    "scale",
+                    default=4,
+                    min=1,
+                    max=MAX_SCALE,
+                    tooltip="Side of the result = side of the input / scale.",
+                ),
+                seed_input("Which blur, noise and damage. Image i of a batch uses seed + i."),
+            ],
+            outputs=[io.Image.Output()],
+        )
+
+    @classmethod
+    def execute(cls, image, preset="medium", scale=4, seed=0) -> io.NodeOutput:
+        check_image(image)
+        seeds = item_seeds(seed, image.shape[0])
+        return io.NodeOutput(degrade(color_channels(image), preset, scale, seeds))

@@ -1,0 +1,102 @@
+"""Prompt and texture richness as the host's CONDITIONING."""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from ...hypir.image import check_image, color_channels
+from ...hypir.texture import embed_richness, measure_richness
+from .conditions import TEXTURE_MAP
+from .model import Settings, settings_of, text_widths
+
+log = logging.getLogger(__name__)
+
+NOISY, BLURRED = 0.97, 0.3
+"""Richness beyond which a picture is seldom clean: grass reads .97, a 4x enlargement .05 to .3."""
+CHOICES = ("off", "set", "match", "map")
+
+
+def encode(model, clip, text: str, texture: dict | None):
+    """CONDITIONING of a prompt, with one more token for the texture where one is asked for.
+
+    Args:
+        model: the host's MODEL with HYPIR weights.
+        clip: the host's CLIP, or None: then the text must be empty and is the zero token.
+        text: the prompt.
+        texture: {"texture": choice, ...} as the node's drop-down gives it.
+
+    Raises:
+        ValueError: if the choice is missing, the weights know no texture, or a text has no CLIP.
+    """
+    settings = settings_of(model)
+    choice = (texture or {}).get("texture")
+    if choice not in CHOICES:
+        raise ValueError(
+            f"texture must be one of {', '.join(CHOICES)}, got {choice!r}; choose one in the "
+            f"node (in API form: \"texture\": \"off\")"
+        )
+    condition = _text(model, clip, text)
+    if choice != "off":
+        condition = [_with_texture(settings, entry, choice, texture) for entry in condition]
+    for _, extra in condition:
+        for key, value in settings.conditions.items():
+            extra.setdefault(key, value)
+    return condition
+
+
+def _text(model, clip, text: str) -> list:
+    if clip is not None:
+        return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    if text.strip():
+        raise ValueError(
+            "a prompt needs a CLIP to read it; connect the checkpoint's CLIP or empty the text"
+        )
+    widths = text_widths(model)
+    extra = {"pooled_output": torch.zeros(1, widths.pooled)} if widths.pooled else {}
+    return [[torch.zeros(1, 1, widths.token), extra]]
+
+
+def _with_texture(settings: Settings, entry: list, choice: str, texture: dict) -> list:
+    if settings.texture is None:
+        raise ValueError(
+            f"{settings.name or 'a model without HYPIR weights'} was not trained with a texture "
+            f"richness and cannot follow one; choose 'off' and use HYPIR Match Texture after "
+            f"HYPIR Decode, which works with any weights"
+        )
+    tokens, extra = entry[0], dict(entry[1])
+    richness, painted = _richness(choice, texture)
+    token = embed_richness(richness, settings.texture).to(tokens)
+    count = max(tokens.shape[0], token.shape[0])
+    if min(tokens.shape[0], token.shape[0]) not in (1, count):
+        raise ValueError(
+            f"{tokens.shape[0]} prompts do not go with {token.shape[0]} richness values; give one "
+            f"of either, or as many of both"
+        )
+    if "attention_mask" in extra:
+        mask = extra["attention_mask"]
+        extra["attention_mask"] = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+    if painted is not None:
+        extra[TEXTURE_MAP] = (painted, settings.texture)
+    both = [tokens.expand(count, -1, -1), token.expand(count, -1, -1)]
+    return [torch.cat(both, dim=1), extra]
+
+
+def _richness(choice: str, texture: dict) -> tuple[Tensor, Tensor | None]:
+    """Richness per image (B,), and the painted map of choice "map"."""
+    if choice == "set":
+        return torch.tensor([float(texture["richness"])]), None
+    if choice == "match":
+        image = texture["image"]
+        check_image(image)
+        measured = measure_richness(color_channels(image)).cpu()
+        log.info("HYPIR: texture richness of the example %s", [round(r, 3) for r in measured.tolist()])
+        if float(measured.max()) > NOISY or float(measured.min()) < BLURRED:
+            log.warning(
+                "HYPIR: the example for the texture looks noisy or blurred (richness %.2f to %.2f); "
+                "a clean picture at the size of the result is meant",
+                *(float(measured.min()), float(measured.max())),
+            )
+        return measured + float(texture["offset"]), None
+    painted = texture["mask"].reshape(-1, *texture["mask"].shape[-2:]).clamp(0, 1).float().cpu()
+    return painted.mean(dim=(1, 2)), painted

@@ -1,0 +1,159 @@
+"""Conditioning for tiles: what belongs to a place or an item of the batch is cut for each tile.
+
+The host resolves conditions once, for the whole latent (`guider.conds`: name -> list of dicts with
+`model_conds`). Tensors that hold one entry per image are selected by the tile's item, masks and
+areas are cut, a painted richness gives each tile its own token. What cannot be cut is refused.
+"""
+
+import torch
+from torch import Tensor
+
+from ...hypir.image import latent_size
+from ...hypir.texture import embed_richness
+from ...hypir.tiling import CELL_PX, Tile
+
+TEXTURE_MAP = "hypir_texture_map"
+"""Key of a condition with a painted richness: (map (B, H, W) in [0, 1], weights of the MLP)."""
+
+UNCUT = {"control": "a ControlNet", "gligen": "GLIGEN boxes"}
+
+Conditions = dict[str, list[dict]]
+
+
+def are_spatial(conditions: Conditions) -> bool:
+    """Whether any condition belongs to a part of the picture."""
+    keys = ("area", "mask", TEXTURE_MAP)
+    return any(key in c for group in conditions.values() for c in group for key in keys)
+
+
+def differ_by_item(conditions: Conditions) -> bool:
+    """Whether any condition holds one entry per image of the batch."""
+    return any(
+        tensor.shape[0] > 1
+        for group in conditions.values()
+        for c in group
+        for tensor in _tensors(c)
+    )
+
+
+def check_conditions(conditions: Conditions, tiled: bool, cells: tuple[int, int]) -> None:
+    """Raises ValueError for conditions that do not go with a latent of this many cells."""
+    every = [c for group in conditions.values() for c in group]
+    for c in every:
+        size = tuple(c[TEXTURE_MAP][0].shape[-2:]) if TEXTURE_MAP in c else None
+        if size is not None and latent_size(*size) != cells:
+            raise ValueError(
+                f"the painted texture map must have the size of the picture, got {size[1]}x"
+                f"{size[0]} px for a latent of {cells[1]}x{cells[0]} cells of {CELL_PX} px; resize "
+                f"the mask to the enlarged picture"
+            )
+    if not tiled:
+        return
+    for c in every:
+        for key, what in UNCUT.items():
+            if c.get(key) is not None:
+                raise ValueError(
+                    f"{what} in the conditioning cannot be cut into tiles; raise tile_size until "
+                    f"the picture fits one tile, or remove it"
+                )
+        if "c_concat" in c.get("model_conds", {}):
+            raise ValueError(
+                "a conditioning that carries an image (c_concat) cannot be cut into tiles; raise "
+                "tile_size until the picture fits one tile, or remove it"
+            )
+
+
+def conditions_of_tiles(
+    conditions: Conditions, tiles: list[Tile], tiled: bool, mixed: bool
+) -> Conditions:
+    """The conditions of one call of the network.
+
+    Args:
+        conditions: the host's, resolved for the whole latent.
+        tiles: of the call; of one item unless `mixed`.
+        tiled: whether the picture has several tiles.
+        mixed: whether the conditions are the same for all items and places.
+
+    Raises:
+        ValueError: if a tile is left without any condition.
+    """
+    if mixed:
+        return conditions
+    result = {}
+    for name, group in conditions.items():
+        cut = [_of_tiles(c, tiles, tiled) for c in group]
+        result[name] = [c for c in cut if c is not None]
+        if group and not result[name]:
+            raise ValueError(
+                "the conditioning leaves a part of the picture without a prompt; add one that "
+                "covers the whole picture"
+            )
+    return result
+
+
+def _of_tiles(condition: dict, tiles: list[Tile], tiled: bool) -> dict | None:
+    condition = dict(condition)
+    item = tiles[0].item
+    if "model_conds" in condition:
+        condition["model_conds"] = {
+            key: _of_item(value, item) for key, value in condition["model_conds"].items()
+        }
+    if TEXTURE_MAP in condition:
+        _set_texture(condition, tiles)
+    if "mask" in condition:
+        mask = condition["mask"]
+        mask = mask[item % mask.shape[0]][None]
+        condition["mask"] = tiles[0].crop(mask[None])[0] if tiled else mask
+    if "area" in condition and tiled:
+        area = _cut_area(tuple(condition["area"]), tiles[0])
+        if area is None:
+            return None
+        condition["area"] = area
+    return condition
+
+
+def _of_item(value, item: int):
+    """The entry of one image; conditions that hold one for all are kept."""
+    tensor = getattr(value, "cond", None)
+    if isinstance(tensor, Tensor) and tensor.ndim > 0 and tensor.shape[0] > 1:
+        index = item % tensor.shape[0]
+        return value._copy_with(tensor[index : index + 1])
+    return value
+
+
+def _tensors(condition: dict):
+    for value in condition.get("model_conds", {}).values():
+        tensor = getattr(value, "cond", None)
+        if isinstance(tensor, Tensor) and tensor.ndim > 0:
+            yield tensor
+    if "mask" in condition:
+        yield condition["mask"]
+
+
+def _cut_area(area: tuple[int, ...], tile: Tile) -> tuple[int, ...] | None:
+    """(height, width, y, x) of the area inside the tile, or None where they do not meet."""
+    height, width, y, x = area
+    top, left = max(y - tile.y, 0), max(x - tile.x, 0)
+    bottom = min(y + height - tile.y, tile.height)
+    right = min(x + width - tile.x, tile.width)
+    if bottom <= top or right <= left:
+        return None
+    return bottom - top, right - left, top, left
+
+
+def _set_texture(condition: dict, tiles: list[Tile]) -> None:
+    """The last token of every tile is that of the mean of its part of the painted map."""
+    painted, mlp = condition[TEXTURE_MAP]
+    means = []
+    for tile in tiles:
+        plane = painted[tile.item % painted.shape[0]]
+        y, x = tile.y * CELL_PX, tile.x * CELL_PX
+        part = plane[y : y + tile.height * CELL_PX, x : x + tile.width * CELL_PX]
+        # A tile that holds padding only repeats the edge of the picture.
+        part = part if part.numel() else plane[-1:, -1:]
+        means.append(part.mean())
+    token = embed_richness(torch.stack(means), mlp)
+    attention = condition["model_conds"]["c_crossattn"]
+    tokens = attention.cond.expand(len(tiles), -1, -1).clone()
+    tokens[:, -1:] = token.to(tokens)
+    condition["model_conds"]["c_crossattn"] = attention._copy_with(tokens)

@@ -1,0 +1,119 @@
+"""Memory, progress and cancelling, as the host does them."""
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import comfy.model_management
+import comfy.utils
+import torch
+from PIL import Image
+
+from ...hypir.tiling import CELL_PX, TilePlan, lower_limit
+
+log = logging.getLogger(__name__)
+
+CALL_CELLS = 128 * 128
+"""Tiles are taken together up to this many latent cells a call (1024 x 1024 px): enough to fill a
+GPU, and a bound for the memory of a call whatever the picture's size."""
+
+PREVIEW_PX = 512
+GIB = 2**30
+T = TypeVar("T")
+
+
+def planned_batch(cells: int, needed: Callable[[int], float], device: torch.device) -> int:
+    """Tiles per call: up to CALL_CELLS, and no more than the free memory holds.
+
+    Args:
+        cells: of one tile.
+        needed: number of tiles -> bytes, the host's estimate.
+        device: where they are processed.
+    """
+    batch = max(1, CALL_CELLS // cells)
+    free = comfy.model_management.get_free_memory(device)
+    while batch > 1 and needed(batch) > free:
+        batch //= 2
+    return batch
+
+
+def run_on_ladder(
+    stage: str,
+    plan_for: Callable[[int | None], TilePlan],
+    run: Callable[[TilePlan], T],
+    needed: Callable[[TilePlan], float],
+    device: torch.device,
+) -> T:
+    """Run a stage with the planned tiles, or with smaller ones where they do not fit.
+
+    A tile that could never fit is not tried; after an out-of-memory error the stage starts again
+    one step lower. Both are reported, since other tiles give a slightly different picture.
+
+    Raises:
+        RuntimeError: if the smallest tiles do not fit either.
+    """
+    plan = plan_for(None)
+    total = comfy.model_management.get_total_memory(device)
+    total -= comfy.model_management.extra_reserved_memory()
+    while needed(plan) > total and lower_limit(plan) is not None:
+        smaller = plan_for(lower_limit(plan))
+        log.warning(
+            "HYPIR %s: a tile of the planned size needs about %.1f GiB, the device has %.1f GiB; "
+            "using %s instead of %s",
+            *(stage, needed(plan) / GIB, total / GIB, smaller.describe(), plan.describe()),
+        )
+        plan = smaller
+    while True:
+        try:
+            return run(plan)
+        except Exception as error:
+            if not isinstance(error, MemoryError):
+                comfy.model_management.raise_non_oom(error)
+        # Outside the except block: the exception holds every tensor of the failed call.
+        comfy.model_management.soft_empty_cache()
+        free = comfy.model_management.get_free_memory(device)
+        limit = lower_limit(plan)
+        if limit is None:
+            raise RuntimeError(
+                f"HYPIR {stage} ran out of memory with the smallest tiles ({plan.describe()}): "
+                f"about {needed(plan) / GIB:.1f} GiB were needed, {free / GIB:.1f} GiB are free; "
+                f"close other programs or restore a smaller picture"
+            )
+        smaller = plan_for(limit)
+        log.warning(
+            "HYPIR %s: out of memory with %s, starting again with %s",
+            *(stage, plan.describe(), smaller.describe()),
+        )
+        plan = smaller
+
+
+def check_cancelled() -> None:
+    """Ends the run here if the user pressed cancel."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+class Progress:
+    """The progress bar of a node, one step per tile."""
+
+    def __init__(self, total: int):
+        self._bar = comfy.utils.ProgressBar(total)
+
+    def update(self, done: int, total: int, pixels: torch.Tensor | None = None) -> None:
+        """`pixels` (B, 3, H, W) in [0, 1]: the picture so far, shown as a preview."""
+        preview = None
+        if pixels is not None:
+            stride = -(-max(pixels.shape[-2:]) // PREVIEW_PX)
+            small = pixels[0, :, ::stride, ::stride].clamp(0, 1).mul(255).byte()
+            image = Image.fromarray(small.movedim(0, -1).contiguous().cpu().numpy())
+            preview = ("JPEG", image, PREVIEW_PX)
+        self._bar.update_absolute(done, total, preview)
+
+
+def describe_plan(stage: str, plan: TilePlan, height: int, width: int) -> None:
+    """One line per stage in the log."""
+    log.info("HYPIR %s: %dx%d px in %s", stage, width, height, plan.describe())
+
+
+def cells_px(cells: tuple[int, int]) -> tuple[int, int]:
+    """Cells as pixels."""
+    return cells[0] * CELL_PX, cells[1] * CELL_PX

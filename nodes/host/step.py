@@ -1,0 +1,220 @@
+"""The one step on the host's MODEL: as a SAMPLER, and run at once."""
+
+import logging
+
+import comfy.model_management
+import comfy.sampler_helpers
+import comfy.samplers
+import latent_preview
+import torch
+from torch import Tensor
+
+from ...hypir.image import count_not_finite, resize
+from ...hypir.noise import latent_mask
+from ...hypir.one_step import OneStep, restore_latent
+from ...hypir.priors import Prior
+from ...hypir.tiling import CELL_PX, Tile, TilePlan, plan_tiles
+from .conditions import are_spatial, check_conditions, conditions_of_tiles, differ_by_item
+from .memory import check_cancelled, describe_plan, planned_batch, run_on_ladder
+from .model import Settings, settings_of
+
+log = logging.getLogger(__name__)
+
+
+def make_step(settings: Settings, timestep: int = -1, coefficient_timestep: int = -1) -> OneStep:
+    """The one step of a model: its weights' timesteps unless others are asked for."""
+    t = settings.timestep if timestep < 0 else timestep
+    if coefficient_timestep >= 0:
+        c = coefficient_timestep
+    else:
+        c = settings.coefficient_timestep if timestep < 0 else t
+    return settings.prior.step(t, c, settings.input_scale)
+
+
+def host_sigma(prior: Prior, step: OneStep) -> float:
+    """The model level as the host counts it: noise / signal for diffusion, s itself for flow."""
+    level = step.model_level
+    return level.sigma if prior.prediction == "flow" else level.sigma / level.alpha
+
+
+class OneStepSampler(comfy.samplers.Sampler):
+    """HYPIR's step as the host's SAMPLER: no noise is added, the latent itself is x_t."""
+
+    def __init__(self, prior: Prior, step: OneStep, tile: int, overlap: int, tile_batch: int):
+        self.prior = prior
+        self.step = step
+        self.tile = tile
+        self.overlap = overlap
+        self.tile_batch = tile_batch
+
+    def plan(self, height: int, width: int, limit: int | None = None) -> TilePlan:
+        """Tiles of the network over a latent of this size."""
+        return plan_tiles(height, width, self.prior.tile, self.tile, self.overlap, limit)
+
+    def sample(
+        self, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask=None, _=False
+    ) -> Tensor:
+        """The host calls this with the latent scaled, on the device, in float32.
+
+        Args:
+            guider: calls the network; any of the host's guiders.
+            sigmas: HYPIR Sampler's own, (2,).
+            noise: ignored.
+            denoise_mask: 1 where the result is wanted, 0 where the latent is kept.
+        """
+        z = latent_image
+        _check_latent(z, self.prior)
+        _check_sigmas(sigmas, host_sigma(self.prior, self.step))
+        patcher = guider.model_patcher
+        conditions = guider.conds
+        shape = z.shape[-2:]
+
+        def needed(plan: TilePlan, batch: int = 1) -> float:
+            tile = [batch, z.shape[1], plan.rows.tile, plan.columns.tile]
+            return patcher.model.memory_required(tile)
+
+        def run(plan: TilePlan) -> Tensor:
+            describe_plan("step", plan, shape[0] * CELL_PX, shape[1] * CELL_PX)
+            tiled = len(plan.boxes) > 1
+            check_conditions(conditions, tiled, tuple(shape))
+            spatial = tiled and are_spatial(conditions)
+            batch = self.tile_batch or planned_batch(
+                plan.rows.tile * plan.columns.tile, lambda n: needed(plan, n), z.device
+            )
+            mix = not spatial and not differ_by_item(conditions)
+
+            def predict(x_t: Tensor, tiles: list[Tile]) -> Tensor:
+                check_cancelled()
+                guider.conds = conditions_of_tiles(conditions, tiles, tiled, mix)
+                return self._denoise(guider, x_t, extra_args)
+
+            def report(done: int, total: int, so_far: Tensor) -> None:
+                if callback is not None:
+                    callback(done - 1, so_far, z, total)
+
+            try:
+                return restore_latent(
+                    z, predict, self.step, plan, 1 if spatial else batch, mix, report
+                )
+            finally:
+                guider.conds = conditions
+
+        x0 = run_on_ladder(
+            "step", lambda limit: self.plan(*shape, limit), run, needed, patcher.load_device
+        )
+        if denoise_mask is not None:
+            x0 = x0 * denoise_mask + z * (1 - denoise_mask)
+        return x0
+
+    def _denoise(self, guider, x_t: Tensor, extra_args: dict) -> Tensor:
+        """x0 at the model level. The host scales what it is given before the network sees it, by
+        a factor linear in the tensor: undone here, so that the network sees x_t itself."""
+        sigma = torch.full(
+            (x_t.shape[0],), host_sigma(self.prior, self.step), device=x_t.device
+        )
+        sampling = guider.inner_model.model_sampling
+        factor = sampling.calculate_input(sigma[:1], torch.ones(1, 1, 1, 1, device=x_t.device))
+        return guider(x_t / factor, sigma, **extra_args)
+
+
+def make_sampler(
+    model,
+    timestep: int = -1,
+    coefficient_timestep: int = -1,
+    tile: int = 0,
+    overlap: int = -1,
+    tile_batch: int = 0,
+) -> tuple[OneStepSampler, Tensor]:
+    """SAMPLER and SIGMAS of the one step on this MODEL."""
+    settings = settings_of(model)
+    step = make_step(settings, timestep, coefficient_timestep)
+    plan_tiles(1, 1, settings.prior.tile, tile, overlap)  # says now what is wrong with the tiles
+    sampler = OneStepSampler(settings.prior, step, tile, overlap, tile_batch)
+    return sampler, torch.tensor([host_sigma(settings.prior, step), 0.0])
+
+
+def restore(
+    model,
+    positive,
+    latent: Tensor,
+    size: tuple[int, int] | None = None,
+    noise_mask: Tensor | None = None,
+    **options: int,
+) -> Tensor:
+    """The one step, run at once.
+
+    Args:
+        model: the host's MODEL.
+        positive: CONDITIONING.
+        latent: (B, C, h, w), not scaled, as HYPIR Encode gives it.
+        size: true size of the picture in pixels, which lies top left in the latent.
+        noise_mask: (B or 1, H, W) in [0, 1], 1 = restored, 0 = the latent is kept.
+        options: those of make_sampler.
+
+    Returns:
+        Clean latent, same shape, not scaled.
+    """
+    sampler, sigmas = make_sampler(model, **options)
+    defaults = settings_of(model).conditions
+    positive = [[tokens, {**defaults, **extra}] for tokens, extra in positive]
+    _check_latent(latent, sampler.prior)
+    plan = sampler.plan(*latent.shape[-2:])
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds({"positive": positive})
+    # The host asks for memory by the shape of the noise, which the sampler ignores: one call's
+    # tiles instead of the whole latent. Masks and areas are resolved by it and need it whole.
+    whole = are_spatial({"positive": [c for _, c in positive]})
+    tiles = sampler.tile_batch or 1
+    shape = latent.shape if whole else (tiles, latent.shape[1], plan.rows.tile, plan.columns.tile)
+    calls = latent.shape[0] * len(plan.boxes)
+    result = guider.sample(
+        torch.zeros(shape),
+        latent,
+        sampler,
+        sigmas,
+        denoise_mask=_latent_noise_mask(noise_mask, latent, size),
+        callback=latent_preview.prepare_callback(model, calls),
+        disable_pbar=True,
+        seed=0,
+    )
+    return result.to(
+        device=comfy.model_management.intermediate_device(),
+        dtype=comfy.model_management.intermediate_dtype(),
+    )
+
+
+def _latent_noise_mask(mask: Tensor | None, latent: Tensor, size: tuple[int, int] | None):
+    """The mask per latent cell, aligned to the true picture rather than to its padding."""
+    if mask is None:
+        return None
+    mask = mask.reshape(-1, *mask.shape[-2:])
+    cells = tuple(latent.shape[-2:])
+    height, width = size or (cells[0] * CELL_PX, cells[1] * CELL_PX)
+    mask = resize(mask[..., None].float(), height, width)[..., 0]
+    return latent_mask(mask, cells, (height, width))
+
+
+def _check_latent(latent: Tensor, prior: Prior) -> None:
+    if latent.ndim != 4 or latent.shape[1] != prior.latent_channels or 0 in latent.shape:
+        raise ValueError(
+            f"{prior.title} takes latents of {prior.latent_channels} channels (batch, channels, "
+            f"height, width), got {tuple(latent.shape)}; encode with the VAE of this model"
+        )
+    bad = count_not_finite(latent)
+    if bad:
+        raise ValueError(
+            f"a latent must hold finite numbers, but {bad} of {latent.numel()} values are NaN or "
+            f"infinite; the node that made it failed, run the VAE in another precision"
+        )
+    if torch.count_nonzero(latent) == 0:
+        raise ValueError(
+            "the latent is empty (all zeros), so there is nothing to restore; connect HYPIR Encode"
+        )
+
+
+def _check_sigmas(sigmas: Tensor, expected: float) -> None:
+    if len(sigmas) != 2 or abs(float(sigmas[0]) - expected) > 1e-4:
+        raise ValueError(
+            f"HYPIR Sampler's SAMPLER runs on its own SIGMAS ({expected:.4f}, 0), got "
+            f"{[round(float(s), 4) for s in sigmas[:4]]}; connect both outputs of HYPIR Sampler"
+        )

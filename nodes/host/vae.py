@@ -1,0 +1,241 @@
+"""The host's VAE, tile by tile: image to latent, latent to image, and a replaced encoder."""
+
+import copy
+import logging
+from collections.abc import Sequence
+from math import ceil
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...hypir.encoder import check_encoder_fits, read_encoder
+from ...hypir.image import color_channels, crop_padded, latent_size
+from ...hypir.noise import standard_normal
+from ...hypir.priors import VAE_COST
+from ...hypir.tiling import CELL_PX, Tile, TilePlan, plan_tiles, run_tiles
+from .files import load_with_host
+from .memory import Progress, check_cancelled, describe_plan, planned_batch, run_on_ladder
+
+log = logging.getLogger(__name__)
+
+
+def encode(
+    vae,
+    image: Tensor,
+    tile: int = 0,
+    overlap: int = -1,
+    sample_seeds: Sequence[int] | None = None,
+) -> Tensor:
+    """Latent of an image of any size, padded right and bottom to a multiple of 16 px.
+
+    Args:
+        vae: the host's VAE.
+        image: (B, H, W, 1, 3 or 4) in [0, 1]; alpha is not seen.
+        tile, overlap: in cells, 0 and -1 = planned.
+        sample_seeds: one seed per item to sample the posterior (moments blended over the tiles,
+            sampled once); None takes its mean.
+
+    Returns:
+        (B, C, h, w), not scaled, as the host's own VAE Encode gives it.
+    """
+    _check_image_vae(vae)
+    image = color_channels(image)
+    height, width = latent_size(*image.shape[1:3])
+    work = _without_own_tiling(vae)
+    channels = vae.latent_channels
+    if sample_seeds is not None:
+        work = _with_moments(work)
+        channels *= 2
+
+    def needed(plan: TilePlan, batch: int = 1) -> float:
+        h, w = plan.rows.tile * CELL_PX, plan.columns.tile * CELL_PX
+        return vae.memory_used_encode((batch, 3, h, w), vae.vae_dtype)
+
+    def run(plan: TilePlan) -> Tensor:
+        describe_plan("encode", plan, *image.shape[1:3])
+        progress = Progress(image.shape[0] * len(plan.boxes))
+        out = torch.zeros(
+            (image.shape[0], channels, height, width), device=vae.output_device
+        )
+
+        def process(tiles: list[Tile]) -> Tensor:
+            check_cancelled()
+            return work.encode(torch.cat([_window(image, tile) for tile in tiles]))
+
+        batch = planned_batch(
+            plan.rows.tile * plan.columns.tile, lambda n: needed(plan, n), vae.device
+        )
+        run_tiles(
+            plan, process, out, batch=batch, on_batch=lambda n, total, _: progress.update(n, total)
+        )
+        return out
+
+    latent = run_on_ladder(
+        "encode", _planner(height, width, tile, overlap), run, needed, vae.device
+    )
+    if sample_seeds is not None:
+        latent = _sample(latent, sample_seeds)
+    return latent.to(comfy.model_management.intermediate_dtype())
+
+
+def decode(
+    vae,
+    latent: Tensor,
+    size: tuple[int, int] | None = None,
+    tile: int = 0,
+    overlap: int = -1,
+) -> Tensor:
+    """Image of a latent of any size.
+
+    Args:
+        vae: the host's VAE.
+        latent: (B, C, h, w), not scaled.
+        size: (height, width) to keep of the result, top left; None keeps all.
+        tile, overlap: in cells, 0 and -1 = planned.
+
+    Returns:
+        (B, H, W, 3) float32, not clamped, so that colours can be corrected first.
+    """
+    _check_image_vae(vae)
+    if latent.ndim != 4 or latent.shape[1] != vae.latent_channels:
+        raise ValueError(
+            f"this VAE decodes latents of {vae.latent_channels} channels (batch, channels, h, w), "
+            f"got {tuple(latent.shape)}; use the VAE of the model that made the latent"
+        )
+    height, width = latent.shape[-2:]
+    kept = size or (height * CELL_PX, width * CELL_PX)
+    work = _without_clamp(_without_own_tiling(vae))
+
+    def needed(plan: TilePlan, batch: int = 1) -> float:
+        shape = (batch, latent.shape[1], plan.rows.tile, plan.columns.tile)
+        return vae.memory_used_decode(shape, vae.vae_dtype)
+
+    def run(plan: TilePlan) -> Tensor:
+        describe_plan("decode", plan, *kept)
+        progress = Progress(latent.shape[0] * len(plan.boxes))
+        image = torch.zeros((latent.shape[0], *kept, 3), device=vae.output_device)
+
+        def process(tiles: list[Tile]) -> Tensor:
+            check_cancelled()
+            crops = torch.cat([t.crop(latent) for t in tiles])
+            return work.decode(crops).movedim(-1, 1)  # BHWC -> BCHW
+
+        def show(done: int, total: int, pixels: Tensor) -> None:
+            progress.update(done, total, pixels if len(plan.boxes) > 1 else None)
+
+        batch = planned_batch(
+            plan.rows.tile * plan.columns.tile, lambda n: needed(plan, n), vae.device
+        )
+        run_tiles(
+            plan, process, image.movedim(-1, 1), scale=CELL_PX, batch=batch, on_batch=show
+        )
+        return image
+
+    return run_on_ladder(
+        "decode", _planner(height, width, tile, overlap), run, needed, vae.device
+    )
+
+
+def load_encoder(vae, path: str, name: str):
+    """A VAE whose encoder is the file's and whose decoder is shared with `vae`, which stays as is.
+
+    Raises:
+        ValueError: if the file is damaged or belongs to another VAE.
+    """
+    _check_image_vae(vae)
+    encoder = read_encoder(path, load_with_host)
+    check_encoder_fits(name, encoder, vae.patcher.model.state_dict())
+    replaced = copy.copy(vae)
+    replaced.patcher = vae.patcher.clone()
+    added = replaced.patcher.add_patches({k: ("set", (v,)) for k, v in encoder.tensors.items()})
+    if set(added) != set(encoder.tensors):
+        raise RuntimeError(
+            f"the host took {len(added)} of {len(encoder.tensors)} tensors of {name}; this version "
+            f"of ComfyUI is not understood, please report it"
+        )
+    log.info("HYPIR: encoder %s, %d tensors", name, len(encoder.tensors))
+    return replaced
+
+
+def _planner(height: int, width: int, tile: int, overlap: int):
+    return lambda limit: plan_tiles(height, width, VAE_COST, tile, overlap, limit)
+
+
+def _window(image: Tensor, tile: Tile) -> Tensor:
+    """The tile's pixels (1, h, w, 3), continued by reflection beyond the picture."""
+    return crop_padded(
+        image[tile.item : tile.item + 1],
+        tile.y * CELL_PX,
+        tile.x * CELL_PX,
+        tile.height * CELL_PX,
+        tile.width * CELL_PX,
+    )
+
+
+def _sample(moments: Tensor, seeds: Sequence[int]) -> Tensor:
+    """mean + std * n, std = exp(logvar / 2), logvar clamped as the autoencoder's own code does."""
+    mean, logvar = moments.chunk(2, dim=1)
+    noise = torch.stack([standard_normal(mean.shape[1:], seed) for seed in seeds])
+    return mean + (0.5 * logvar.clamp(-30, 20)).exp() * noise.to(mean.device)
+
+
+class _Moments(torch.nn.Module):
+    """Stands where the autoencoder draws from its posterior, and hands the moments on."""
+
+    def forward(self, moments: Tensor) -> tuple[Tensor, None]:
+        return moments, None
+
+
+def _with_moments(vae):
+    if not hasattr(vae.first_stage_model, "regularization"):
+        raise ValueError(
+            "posterior 'sample' needs a VAE with a posterior, but this one "
+            f"({type(vae.first_stage_model).__name__}) has none; choose 'mean'"
+        )
+    vae = copy.copy(vae)
+    vae.patcher = vae.patcher.clone()
+    vae.patcher.add_object_patch("regularization", _Moments())
+    return vae
+
+
+def _without_own_tiling(vae):
+    """A view of the VAE that raises when memory runs out instead of tiling by the host's plan."""
+    vae = copy.copy(vae)
+    for name in ("encode_tiled_", "encode_tiled_3d", "_encode_tiled_owned"):
+        setattr(vae, name, _out_of_memory)
+    for name in ("decode_tiled_", "decode_tiled_3d", "_decode_tiled_owned"):
+        setattr(vae, name, _out_of_memory)
+    return vae
+
+
+def _out_of_memory(*args, **kwargs):
+    raise MemoryError("the tile does not fit the device")
+
+
+def _without_clamp(vae):
+    """A view of the VAE whose decoder's values beyond [0, 1] survive.
+
+    Only where its last step is the usual (x + 1) / 2 clamped; others are left as they are.
+    """
+    probe = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
+    clamped = vae.process_output(probe.clone())
+    if torch.equal(clamped, torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0])):
+        vae = copy.copy(vae)
+        vae.process_output = lambda pixels: pixels.add_(1.0).div_(2.0)
+    return vae
+
+
+def _check_image_vae(vae) -> None:
+    vae.throw_exception_if_invalid()
+    ratio = vae.spacial_compression_encode()
+    if vae.latent_dim != 2 or ceil(ratio) != CELL_PX or vae.output_channels != 3:
+        raise ValueError(
+            f"HYPIR needs a VAE for images with {CELL_PX} px per latent cell, this one has "
+            f"{vae.latent_dim} latent dimensions and {ratio} px; use the VAE of the checkpoint"
+        )
+
+
+def compute_device(vae) -> torch.device:
+    """Where the host runs the VAE, and so where pixel work near it is fast."""
+    return vae.device

@@ -1,0 +1,100 @@
+"""Inputs that several nodes share, so that they read the same everywhere."""
+
+from comfy_api.latest import io
+
+from ..hypir.tiling import cells
+
+CATEGORY = "HYPIR"
+MAX_SEED = 2**64 - 1
+
+
+def tile_inputs() -> list[io.Input]:
+    """tile_size and overlap, in image pixels."""
+    return [
+        io.Int.Input(
+            "tile_size",
+            default=0,
+            min=0,
+            max=8192,
+            step=16,
+            advanced=True,
+            tooltip="Side of a tile in image pixels. 0 plans the tiles of least work from the "
+            "picture's size. Lower it only if memory runs out; a larger tile sees more context.",
+        ),
+        io.Int.Input(
+            "overlap",
+            default=-1,
+            min=-1,
+            max=512,
+            step=8,
+            advanced=True,
+            tooltip="Overlap of neighbouring tiles in image pixels, blended smoothly. -1 is "
+            "planned. Raise it if you see a seam; more overlap is more work.",
+        ),
+    ]
+
+
+def tile_batch_input() -> io.Input:
+    """How many tiles one call of the network takes."""
+    return io.Int.Input(
+        "tile_batch",
+        default=0,
+        min=0,
+        max=64,
+        advanced=True,
+        tooltip="Tiles per call of the network. 0 fills the free memory up to a sensible size. "
+        "Raise it on a large GPU with small tiles, lower it to 1 to save memory.",
+    )
+
+
+def timestep_inputs() -> list[io.Input]:
+    """timestep and coefficient_timestep."""
+    return [
+        io.Int.Input(
+            "timestep",
+            default=-1,
+            min=-1,
+            max=999,
+            advanced=True,
+            tooltip="Noise level the network is told, 0 to 999. -1 takes the weights' own (200 for "
+            "the public file). Lower is smoother and closer to the input, higher invents more; "
+            "far from the trained value it breaks.",
+        ),
+        io.Int.Input(
+            "coefficient_timestep",
+            default=-1,
+            min=-1,
+            max=999,
+            advanced=True,
+            tooltip="Noise level that turns the network's output into the picture. -1 = the same "
+            "as timestep. Leave it unless you experiment.",
+        ),
+    ]
+
+
+def seed_input(tooltip: str, advanced: bool = False) -> io.Input:
+    """A seed with the host's widget."""
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=MAX_SEED,
+        control_after_generate=False,
+        advanced=advanced,
+        tooltip=tooltip,
+    )
+
+
+def tile_cells(tile_size: int, overlap: int) -> dict[str, int]:
+    """tile_size and overlap of a node as cells (ValueError if they are no whole cells)."""
+    return {"tile": cells(tile_size, "tile_size"), "overlap": cells(overlap, "overlap")}
+
+
+def item_seeds(seed: int, latent_or_count: dict | int) -> list[int]:
+    """Seed of every item: seed + batch_index[i], or seed + i; wraps after the last seed."""
+    if isinstance(latent_or_count, int):
+        index = range(latent_or_count)
+    else:
+        count = latent_or_count["samples"].shape[0]
+        index = latent_or_count.get("batch_index") or range(count)
+    return [(seed + i) % (MAX_SEED + 1) for i in index]

@@ -1,0 +1,221 @@
+"""Image to latent, noise into the latent, latent to image."""
+
+from comfy_api.latest import io
+
+from ..hypir.color import METHODS, transfer_color_
+from ..hypir.image import (
+    alpha_channel,
+    check_image,
+    latent_size,
+    padded_size,
+    repeat_items,
+    resize,
+)
+from ..hypir.noise import inject_noise
+from ..hypir.tiling import CELL_PX
+from .host import model as _model
+from .host import vae as _vae
+from .inputs import CATEGORY, item_seeds, seed_input, tile_cells, tile_inputs
+
+SIZE_KEY = "hypir_size"
+"""Key of a LATENT: (height, width) of the picture in it and (h, w) of the latent it belongs to."""
+
+
+class HYPIREncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HYPIREncode",
+            display_name="HYPIR Encode",
+            category=CATEGORY,
+            description="Encodes a degraded picture of any size, in tiles of least work. Enlarge "
+            "the picture before this node; its size is the size of the result.",
+            search_aliases=["restore", "hypir", "vae encode tiled"],
+            inputs=[
+                io.Image.Input(
+                    "image",
+                    tooltip="The degraded picture at the size the result shall have (use Upscale "
+                    "Image By or an upscale model before). Alpha is ignored here.",
+                ),
+                io.Vae.Input(
+                    "vae", tooltip="The VAE of the base model, or that of Load HYPIR Encoder."
+                ),
+                *tile_inputs(),
+                io.Combo.Input(
+                    "posterior",
+                    options=["mean", "sample"],
+                    default="mean",
+                    advanced=True,
+                    tooltip="mean gives the same latent every time. sample draws from the "
+                    "encoder's distribution by the seed, as the public HYPIR does.",
+                ),
+                seed_input("Used by posterior = sample only.", advanced=True),
+            ],
+            outputs=[io.Latent.Output(tooltip="Latent that remembers the picture's true size.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, image, vae, tile_size=0, overlap=-1, posterior="mean", seed=0
+    ) -> io.NodeOutput:
+        check_image(image)
+        seeds = item_seeds(seed, image.shape[0]) if posterior == "sample" else None
+        latent = _vae.encode(vae, image, **tile_cells(tile_size, overlap), sample_seeds=seeds)
+        size = tuple(image.shape[1:3])
+        return io.NodeOutput({"samples": latent, SIZE_KEY: (size, latent_size(*size))})
+
+
+class HYPIRInjectNoise(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HYPIRInjectNoise",
+            display_name="HYPIR Inject Noise",
+            category=CATEGORY,
+            description="Adds noise to the latent before the step: the more, the less the result "
+            "depends on the input and the more is generated. Other seeds give other results.",
+            search_aliases=["restore", "hypir", "fidelity", "variations"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model of HYPIR Restore: sets the unit."),
+                io.Latent.Input("samples", tooltip="From HYPIR Encode."),
+                io.Float.Input(
+                    "strength",
+                    default=0.2,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    tooltip="Standard deviation of the noise in units of the latent's own. 0 "
+                    "changes nothing; 0.1 to 0.3 frees the result from compression blocks and "
+                    "blur; weights trained without noise stand little of it.",
+                ),
+                seed_input("Which noise. Image i of a batch uses seed + i."),
+                io.Int.Input(
+                    "variants",
+                    default=1,
+                    min=1,
+                    max=64,
+                    tooltip="Repeats each image so many times, with seeds seed, seed + 1, ...",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Scales the strength per pixel; at the encoded picture's size. Where "
+                    "it is 0 the latent is unchanged.",
+                ),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, samples, strength, seed, variants=1, mask=None) -> io.NodeOutput:
+        latent = samples["samples"]
+        out = dict(samples)
+        if variants > 1:
+            seeds = [
+                s
+                for first in item_seeds(seed, samples)
+                for s in item_seeds(first, variants)
+            ]
+            out["samples"] = latent = latent.repeat_interleave(variants, 0)
+            out["batch_index"] = list(range(latent.shape[0]))
+            for key in ("noise_mask",):
+                if key in out and out[key].shape[0] * variants == latent.shape[0]:
+                    out[key] = out[key].repeat_interleave(variants, 0)
+            if mask is not None and mask.shape[0] * variants == latent.shape[0]:
+                mask = mask.repeat_interleave(variants, 0)
+        else:
+            seeds = item_seeds(seed, samples)
+        size = true_size(samples)
+        # The strength counts in the model's units: the host's LATENT is larger by 1 / scale.
+        unit = _model.detect_prior(model).latent_scale
+        noisy = inject_noise(latent, strength / unit, seeds, mask, size=size)
+        out["samples"] = noisy
+        return io.NodeOutput(out)
+
+
+class HYPIRDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HYPIRDecode",
+            display_name="HYPIR Decode",
+            category=CATEGORY,
+            description="Decodes the restored latent in tiles, corrects the colours, and gives "
+            "back the picture's exact size.",
+            search_aliases=["restore", "hypir", "vae decode tiled", "color fix"],
+            inputs=[
+                io.Latent.Input("samples", tooltip="From HYPIR Restore."),
+                io.Vae.Input("vae", tooltip="The VAE of the base model."),
+                io.Image.Input(
+                    "reference",
+                    optional=True,
+                    tooltip="The enlarged input, as given to HYPIR Encode: its colours (and its "
+                    "alpha) are given to the result.",
+                ),
+                io.Combo.Input(
+                    "color_fix",
+                    options=[*METHODS, "none"],
+                    default="wavelet",
+                    tooltip="wavelet takes tone and colour from the reference and detail from the "
+                    "result; adain matches mean and contrast only; none keeps the decoder's "
+                    "colours. Acts only with a reference.",
+                ),
+                io.Float.Input(
+                    "color_strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="1 takes the reference's colours fully; lower it when the input has a "
+                    "colour cast that shall not come back.",
+                ),
+                *tile_inputs(),
+            ],
+            outputs=[io.Image.Output(tooltip="The restored picture, same size as the input.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        samples,
+        vae,
+        reference=None,
+        color_fix="wavelet",
+        color_strength=1.0,
+        tile_size=0,
+        overlap=-1,
+    ) -> io.NodeOutput:
+        latent = samples["samples"]
+        size = true_size(samples)
+        if reference is not None:
+            check_image(reference, "reference")
+            reference = repeat_items(reference, latent.shape[0])
+            cells = tuple(latent.shape[-2:])
+            if size is None and latent_size(*reference.shape[1:3]) == cells:
+                size = tuple(reference.shape[1:3])
+        image = _vae.decode(vae, latent, size, **tile_cells(tile_size, overlap))
+        if reference is not None and color_fix != "none" and color_strength > 0:
+            colors = reference[..., :3].expand(*reference.shape[:3], 3)
+            transfer_color_(image, colors, color_fix, color_strength, _vae.compute_device(vae))
+        image.clamp_(0, 1)
+        alpha = None if reference is None else alpha_channel(reference)
+        if alpha is not None:
+            image = _with_alpha(image, alpha)
+        return io.NodeOutput(image)
+
+
+def _with_alpha(image, alpha):
+    from torch import cat
+
+    return cat([image, resize(alpha, *image.shape[1:3]).to(image)], dim=-1)
+
+
+def true_size(samples: dict) -> tuple[int, int] | None:
+    """Size of the picture in a LATENT, if it is known and the latent still has its shape.
+
+    Nodes that crop, flip or enlarge a latent carry the key along, but not its meaning.
+    """
+    if SIZE_KEY not in samples:
+        return None
+    size, cells = samples[SIZE_KEY]
+    return tuple(size) if tuple(samples["samples"].shape[-2:]) == tuple(cells) else None

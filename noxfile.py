@@ -1,0 +1,107 @@
+"""The commands of this project. `nox -l` lists them; README.md and CONTRIBUTING.md explain them.
+
+All of them use one environment, .nox/env, which the session `env` makes. It holds the pinned
+requirements of the host and of the tests: about 6 GB, as the host imports torchvision and
+torchaudio, and these want the ordinary build of torch.
+"""
+
+import hashlib
+import os
+import platform
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"  # the first that knows `requires`
+nox.options.sessions = ["lint", "unit"]
+
+ROOT = Path(__file__).resolve().parent
+ENV = ROOT / ".nox" / "env"
+STAMP = ENV / "installed.txt"
+CONSTRAINTS = ROOT / "constraints.txt"
+PYTHON = ENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def dev_requirements() -> list[str]:
+    project = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
+    return project["optional-dependencies"]["dev"]
+
+
+def fingerprint() -> str:
+    """Changes with everything that decides what is installed."""
+    parts = [CONSTRAINTS.read_text(), *dev_requirements(), platform.machine(), sys.version]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@nox.session(reuse_venv=True)
+def env(session: nox.Session) -> None:
+    """Make the environment; does nothing when it is up to date."""
+    if STAMP.is_file() and STAMP.read_text() == fingerprint():
+        return
+    STAMP.unlink(missing_ok=True)
+    # the pinned host's list, whatever COMFYUI_PATH says
+    get_host = ["python", "tools/get_host.py"]
+    host = session.run(*get_host, env={"COMFYUI_PATH": ""}, silent=True)
+    requirements = Path(host.splitlines()[-1]) / "requirements.txt"
+    try:
+        session.install("-c", str(CONSTRAINTS), "-r", str(requirements), *dev_requirements())
+    except nox.command.CommandFailed:
+        session.error(
+            "the pinned packages could not be installed; they exist for Linux, Windows and Apple "
+            f"silicon with Python 3.11 to 3.13, this is {platform.platform()}, "
+            f"Python {platform.python_version()}"
+        )
+    STAMP.write_text(fingerprint())
+
+
+def python(session: nox.Session, *arguments: str) -> None:
+    session.run(str(PYTHON), *arguments, external=True)
+
+
+def command(function):
+    return nox.session(function, venv_backend="none", requires=["env"])
+
+
+@command
+def restore(session: nox.Session) -> None:
+    """Restore a photo: nox -s restore -- photo.jpg restored.png [--help]."""
+    session.chdir(session.invoked_from)
+    python(session, str(ROOT / "tools" / "restore.py"), *session.posargs)
+
+
+@command
+def ui(session: nox.Session) -> None:
+    """Open the host's page with this pack and the stand-in model."""
+    python(session, "tools/ui.py")
+
+
+@command
+def tests(session: nox.Session) -> None:
+    """Run every layer of tests; a layer that cannot run fails."""
+    python(session, "-m", "pytest", *session.posargs)
+
+
+@command
+def unit(session: nox.Session) -> None:
+    """Run the quick tests, which need no host."""
+    python(session, "-m", "pytest", "-m", "not host and not http", *session.posargs)
+
+
+@command
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    python(session, "-m", "ruff", "check", ".")
+    python(session, "-m", "ruff", "format", "--check", ".")
+
+
+@command
+def bench(session: nox.Session) -> None:
+    """Measure work, time and memory against the limit and the reference plan."""
+    python(session, "-m", "benchmarks", *session.posargs)
+
+
+@command
+def update(session: nox.Session) -> None:
+    """Rewrite the recorded snapshots from what the code does now."""
+    python(session, "-m", "pytest", "--update", *session.posargs)

@@ -1,0 +1,369 @@
+"""A stand-in for SD2.1 and its HYPIR LoRA, made on the spot: `python tools/stand_in.py FOLDER`.
+
+It runs the whole graph on a machine that has no weights, and restores nothing: the picture that
+comes out is a soft copy of the one that went in. How it is built:
+  VAE   the TAESD layout with hand-made weights. The encoder takes the mean colour of every 8x8
+        block, the decoder puts it back with smooth (bilinear) enlarging.
+  UNet  the SD2 class at its real width, two levels of one block each. All weights are views of
+        one random vector, so the file stays small; the last convolution is zero, so eps = 0
+        and x0 = z / sqrt(abar_200).
+  CLIP  the full CLIP-H shape, again as views of that vector.
+  LoRA  small random updates; the one on the last convolution lets the UNet be seen.
+A trained model says nothing about itself, so every tool that uses this one prints NOTICE.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+NOTICE = (
+    "This is the stand-in model made on the spot: it shows that everything runs, but it does not "
+    "restore. Name real weights with --checkpoint and --lora."
+)
+CHECKPOINT = "stand_in_sd2.ckpt"
+LORA = "stand_in_hypir.safetensors"
+
+WIDTH = 320  # model channels of SD2; the host knows the class by this number
+TIME_WIDTH = 4 * WIDTH
+CONTEXT = 1024  # width of CLIP-H
+CLIP_LAYERS, CLIP_TOKENS, CLIP_WORDS = 24, 77, 49408
+VAE_WIDTH = 64  # channels of TAESD
+LATENT_SCALE = 0.18215  # SD 2.1 VAE config
+RANK = 4
+
+
+class Views:
+    """Random and constant tensors of any shape that share one short storage on disk."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        # std 0.02: what open_clip starts from, and near 1/sqrt(fan in) for the UNet's layers
+        self.noise = torch.randn(1 << 17, generator=generator).mul_(0.02).half()
+        self.zero, self.one = torch.zeros(1).half(), torch.ones(1).half()
+        self.count = 0
+
+    def random(self, *shape: int) -> Tensor:
+        """Rows of `shape` as overlapping pieces of the vector, never the same twice."""
+        self.count += 1
+        rows, row = shape[0], math.prod(shape[1:])
+        step = min(61 + 2 * self.count, (len(self.noise) - row) // rows)
+        free = len(self.noise) - row - step * (rows - 1)
+        start = 1009 * self.count % free
+        return torch.as_strided(self.noise, shape, (step, *_strides(shape[1:])), start)
+
+    def zeros(self, *shape: int) -> Tensor:
+        return self.zero.expand(shape)
+
+    def ones(self, *shape: int) -> Tensor:
+        return self.one.expand(shape)
+
+
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+
+
+# ------------------------------------------------------------------------------------- UNet
+
+
+def unet_weights(views: Views) -> dict[str, Tensor]:
+    """State dict of an SD2 UNet with channel_mult (1, 1), one block per level, depth 1."""
+    weights: dict[str, Tensor] = {}
+
+    def layer(name: str, *shape: int, bias: bool = True) -> None:
+        weights[f"{name}.weight"] = views.random(*shape)
+        if bias:
+            weights[f"{name}.bias"] = views.zeros(shape[0])
+
+    def norm(name: str, channels: int = WIDTH) -> None:
+        weights[f"{name}.weight"] = views.ones(channels)
+        weights[f"{name}.bias"] = views.zeros(channels)
+
+    def residual(name: str, channels_in: int) -> None:
+        norm(f"{name}.in_layers.0", channels_in)
+        layer(f"{name}.in_layers.2", WIDTH, channels_in, 3, 3)
+        layer(f"{name}.emb_layers.1", WIDTH, TIME_WIDTH)
+        norm(f"{name}.out_layers.0")
+        layer(f"{name}.out_layers.3", WIDTH, WIDTH, 3, 3)
+        if channels_in != WIDTH:
+            layer(f"{name}.skip_connection", WIDTH, channels_in, 1, 1)
+
+    def attention(name: str) -> None:
+        norm(f"{name}.norm")
+        layer(f"{name}.proj_in", WIDTH, WIDTH)
+        block = f"{name}.transformer_blocks.0"
+        for which, keys in (("attn1", WIDTH), ("attn2", CONTEXT)):
+            layer(f"{block}.{which}.to_q", WIDTH, WIDTH, bias=False)
+            layer(f"{block}.{which}.to_k", WIDTH, keys, bias=False)
+            layer(f"{block}.{which}.to_v", WIDTH, keys, bias=False)
+            layer(f"{block}.{which}.to_out.0", WIDTH, WIDTH)
+        layer(f"{block}.ff.net.0.proj", 8 * WIDTH, WIDTH)
+        layer(f"{block}.ff.net.2", WIDTH, 4 * WIDTH)
+        for number in (1, 2, 3):
+            norm(f"{block}.norm{number}")
+        layer(f"{name}.proj_out", WIDTH, WIDTH)
+
+    layer("time_embed.0", TIME_WIDTH, WIDTH)
+    layer("time_embed.2", TIME_WIDTH, TIME_WIDTH)
+    layer("input_blocks.0.0", WIDTH, 4, 3, 3)
+    residual("input_blocks.1.0", WIDTH)
+    attention("input_blocks.1.1")
+    layer("input_blocks.2.0.op", WIDTH, WIDTH, 3, 3)
+    residual("input_blocks.3.0", WIDTH)
+    attention("input_blocks.3.1")
+    residual("middle_block.0", WIDTH)
+    attention("middle_block.1")
+    residual("middle_block.2", WIDTH)
+    for number in range(4):
+        residual(f"output_blocks.{number}.0", 2 * WIDTH)
+        attention(f"output_blocks.{number}.1")
+    layer("output_blocks.1.2.conv", WIDTH, WIDTH, 3, 3)
+    norm("out.0")
+    weights["out.2.weight"] = views.zeros(4, WIDTH, 3, 3)  # eps = 0
+    weights["out.2.bias"] = views.zeros(4)
+    return weights
+
+
+# ------------------------------------------------------------------------------------- CLIP
+
+
+def clip_weights(views: Views) -> dict[str, Tensor]:
+    """State dict of CLIP-H under open_clip's names."""
+    weights = {
+        "positional_embedding": views.random(CLIP_TOKENS, CONTEXT),
+        "token_embedding.weight": views.random(CLIP_WORDS, CONTEXT),
+        "text_projection": views.random(CONTEXT, CONTEXT),
+        "ln_final.weight": views.ones(CONTEXT),
+        "ln_final.bias": views.zeros(CONTEXT),
+    }
+    linears = {
+        "attn.in_proj_": (3 * CONTEXT, CONTEXT),
+        "attn.out_proj.": (CONTEXT, CONTEXT),
+        "mlp.c_fc.": (4 * CONTEXT, CONTEXT),
+        "mlp.c_proj.": (CONTEXT, 4 * CONTEXT),
+    }
+    for number in range(CLIP_LAYERS):
+        block = f"transformer.resblocks.{number}"
+        for name in ("ln_1", "ln_2"):
+            weights[f"{block}.{name}.weight"] = views.ones(CONTEXT)
+            weights[f"{block}.{name}.bias"] = views.zeros(CONTEXT)
+        for name, shape in linears.items():
+            weights[f"{block}.{name}weight"] = views.random(*shape)
+            weights[f"{block}.{name}bias"] = views.zeros(shape[0])
+    return weights
+
+
+# -------------------------------------------------------------------------------------- VAE
+# Channels 0 to 2 carry red, green and blue in [0, 1]; channel 3 of the decoder carries a one,
+# with which it repairs what the zero padding takes from the border.
+
+ONE = 3
+HALVE = (0.0, 0.5, 0.5)  # taps at -1, 0, 1 with stride 2: the mean of pixels 2i and 2i+1
+SMOOTH = (0.25, 0.5, 0.25)  # after doubling pixels: linear interpolation
+EDGE, CORNER = 0.75, 0.75**2  # what SMOOTH leaves of a one beside one border, beside two
+GATE = 8.0  # far above any colour: closes a ReLU where the repair does not belong
+
+
+def vae_weights(views: Views) -> dict[str, Tensor]:
+    """State dict in TAESD's layout; block means in, bilinear enlarging out."""
+    weights: dict[str, Tensor] = {}
+
+    def conv(name: str, out: int = VAE_WIDTH, into: int = VAE_WIDTH, bias: bool = True) -> None:
+        weights[f"{name}.weight"] = views.zeros(out, into, 3, 3)
+        if bias:
+            weights[f"{name}.bias"] = views.zeros(out)
+
+    def block(name: str) -> None:  # all zero: ReLU(0 + x) = x, as colours are not negative
+        for number in (0, 2, 4):
+            conv(f"{name}.conv.{number}")
+
+    def mutable(name: str) -> Tensor:
+        weights[name] = weights[name].clone(memory_format=torch.contiguous_format)
+        return weights[name]
+
+    def separable(name: str, taps: tuple[float, ...], channels: range) -> None:
+        kernel = torch.outer(torch.tensor(taps), torch.tensor(taps))
+        weight = mutable(f"{name}.weight")
+        for channel in channels:
+            weight[channel, channel] = kernel
+
+    encoder = "taesd_encoder"
+    conv(f"{encoder}.0", into=3)
+    separable(f"{encoder}.0", (0.0, 1.0, 0.0), range(3))
+    block(f"{encoder}.1")
+    for first in (2, 6, 10):
+        conv(f"{encoder}.{first}", bias=False)
+        separable(f"{encoder}.{first}", HALVE, range(3))
+        for number in range(first + 1, first + 4):
+            block(f"{encoder}.{number}")
+    conv(f"{encoder}.14", out=4)
+    to_latent, shift = mutable(f"{encoder}.14.weight"), mutable(f"{encoder}.14.bias")
+    for channel in range(3):  # the fourth latent channel stays 0
+        to_latent[channel, channel, 1, 1], shift[channel] = 2.0, -1.0
+
+    decoder = "taesd_decoder"
+    conv(f"{decoder}.1", into=4)
+    from_latent, shift = mutable(f"{decoder}.1.weight"), mutable(f"{decoder}.1.bias")
+    for channel in range(3):
+        from_latent[channel, channel, 1, 1], shift[channel] = 0.5, 0.5
+    shift[ONE] = 1.0
+    for first in (3, 8, 13):
+        for number in range(first, first + 3):
+            if number != 18:
+                block(f"{decoder}.{number}")
+    block(f"{decoder}.18")
+    for up in (7, 12, 17):
+        conv(f"{decoder}.{up}", bias=False)
+        separable(f"{decoder}.{up}", SMOOTH, range(4))
+        repair = f"{decoder}.{up + 1}.conv"
+        _repair_border(*(mutable(f"{repair}.{n}.{k}") for n in (0, 2, 4) for k in KINDS))
+    conv(f"{decoder}.19", out=3)
+    separable(f"{decoder}.19", (0.0, 1.0, 0.0), range(3))
+
+    weights["vae_scale"] = torch.tensor(LATENT_SCALE)
+    weights["vae_shift"] = torch.tensor(0.0)
+    return weights
+
+
+KINDS = ("weight", "bias")
+
+
+def _repair_border(
+    weight0: Tensor, bias0: Tensor, weight2: Tensor, bias2: Tensor, weight4: Tensor, bias4: Tensor
+) -> None:
+    """Make a residual block divide by what is left of the one: 1, EDGE or CORNER.
+
+    A ReLU network cannot divide, but there are three cases: with c the faded one,
+    g = relu(a v + GATE (limit - c)) is 0 above the limit and a v on it.
+    """
+    at_edge = 1 / EDGE - 1
+    at_corner = 1 / CORNER - 1 - at_edge
+    excess, fade = 6, 7
+    for colour in range(3):
+        for hidden, gain, limit in ((colour, at_edge, EDGE), (3 + colour, at_corner, CORNER)):
+            weight0[hidden, colour, 1, 1] = gain
+            weight0[hidden, ONE, 1, 1] = -GATE
+            bias0[hidden] = GATE * limit
+            weight4[colour, hidden, 1, 1] = 1.0
+        weight4[colour, excess, 1, 1] = -1.0  # what the edge's gate adds in the corner
+    weight0[excess, ONE, 1, 1], bias0[excess] = -GATE, GATE * EDGE
+    weight0[fade, ONE, 1, 1], bias0[fade] = -1.0, 1.0
+    weight4[ONE, fade, 1, 1] = 1.0
+    for hidden in range(8):
+        weight2[hidden, hidden, 1, 1] = 1.0
+    # bias2 and bias4 stay 0
+
+
+# ------------------------------------------------------------------------------------- LoRA
+
+
+def lora_shapes() -> dict[str, tuple[int, ...]]:
+    """Shape of every weight that the LoRA changes, by its name in a diffusers UNet."""
+    kernel = (3, 3)
+    shapes: dict[str, tuple[int, ...]] = {
+        "conv_in": (WIDTH, 4, *kernel),
+        "conv_out": (4, WIDTH, *kernel),
+        "down_blocks.0.downsamplers.0.conv": (WIDTH, WIDTH, *kernel),
+        "up_blocks.0.upsamplers.0.conv": (WIDTH, WIDTH, *kernel),
+        "time_embedding.linear_1": (TIME_WIDTH, WIDTH),
+    }
+    for name, channels in (
+        ("down_blocks.0.resnets.0", WIDTH),
+        ("mid_block.resnets.0", WIDTH),
+        ("up_blocks.1.resnets.1", 2 * WIDTH),
+    ):
+        shapes[f"{name}.conv1"] = (WIDTH, channels, *kernel)
+        shapes[f"{name}.conv2"] = (WIDTH, WIDTH, *kernel)
+        shapes[f"{name}.time_emb_proj"] = (WIDTH, TIME_WIDTH)
+    shapes["up_blocks.1.resnets.1.conv_shortcut"] = (WIDTH, 2 * WIDTH, 1, 1)
+    for name in ("down_blocks.0.attentions.0", "mid_block.attentions.0"):
+        shapes[f"{name}.proj_in"] = shapes[f"{name}.proj_out"] = (WIDTH, WIDTH)
+        block = f"{name}.transformer_blocks.0"
+        for which, keys in (("attn1", WIDTH), ("attn2", CONTEXT)):
+            shapes[f"{block}.{which}.to_q"] = (WIDTH, WIDTH)
+            shapes[f"{block}.{which}.to_k"] = (WIDTH, keys)
+            shapes[f"{block}.{which}.to_v"] = (WIDTH, keys)
+            shapes[f"{block}.{which}.to_out.0"] = (WIDTH, WIDTH)
+        shapes[f"{block}.ff.net.0.proj"] = (8 * WIDTH, WIDTH)
+        shapes[f"{block}.ff.net.2"] = (WIDTH, 4 * WIDTH)
+    return shapes
+
+
+def lora_weights(strength: float) -> dict[str, Tensor]:
+    """Random updates; strength 0 makes every one of them zero."""
+    generator = torch.Generator().manual_seed(1)
+    weights: dict[str, Tensor] = {}
+    for name, shape in lora_shapes().items():
+        stem = "lora_unet_" + name.replace(".", "_")
+        kernel = [1] * (len(shape) - 2)
+        down = torch.randn(RANK, *shape[1:], generator=generator)
+        up = torch.randn(shape[0], RANK, *kernel, generator=generator)
+        weights[f"{stem}.lora_down.weight"] = down / math.sqrt(math.prod(shape[1:]))
+        weights[f"{stem}.lora_up.weight"] = up * strength / math.sqrt(RANK)
+    return weights
+
+
+def lora_metadata() -> dict[str, str]:
+    return {
+        "hypir.format": "1",
+        "hypir.prior": "sd2",
+        "hypir.prediction": "eps",
+        "hypir.timestep": "200",
+        "hypir.coefficient_timestep": "200",
+        "hypir.input_scale": "1.0",
+        "hypir.rank": str(RANK),
+        "hypir.modules": json.dumps(list(lora_shapes())),
+        "hypir.texture": "false",
+        "hypir.conditions": "{}",
+        "modelspec.title": "Stand-in, not a trained HYPIR LoRA",
+    }
+
+
+# ------------------------------------------------------------------------------------ files
+
+
+def write_checkpoint(file: Path) -> Path:
+    """Write UNet, VAE and text encoder as one file for Load Checkpoint."""
+    views = Views()
+    parts = {
+        "model.diffusion_model.": unet_weights(views),
+        "first_stage_model.": vae_weights(views),
+        "cond_stage_model.model.": clip_weights(views),
+    }
+    tensors = {prefix + name: w for prefix, part in parts.items() for name, w in part.items()}
+    torch.save({"state_dict": tensors}, file)
+    return file
+
+
+def write_lora(file: Path, strength: float = 0.15) -> Path:
+    """Write a LoRA for that UNet in the pack's own format; strength 0 for one that does nothing."""
+    save_file(lora_weights(strength), file, metadata=lora_metadata())
+    return file
+
+
+def write_stand_in(folder: Path) -> tuple[Path, Path]:
+    """Write both files into a folder.
+
+    Returns:
+        The checkpoint and the LoRA.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_checkpoint(folder / CHECKPOINT), write_lora(folder / LORA)
+
+
+def main() -> None:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit("stand_in.py takes one folder to write the two files into")
+    for file in write_stand_in(Path(sys.argv[1])):
+        sys.stdout.write(f"{file}\n")
+    sys.stdout.write(NOTICE + "\n")
+
+
+if __name__ == "__main__":
+    main()
