@@ -114,9 +114,7 @@ def save_encoder(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
     write_tensors(path, encoder, metadata)
 
 
-def check_encoder_fits(
-    name: str, encoder: EncoderWeights, state: Mapping[str, Tensor]
-) -> None:
+def check_encoder_fits(name: str, encoder: EncoderWeights, state: Mapping[str, Tensor]) -> None:
     """An encoder file must have exactly the encoder tensors of the autoencoder, and its decoder.
 
     Args:

@@ -88,9 +88,7 @@ class TilePlan:
     def boxes(self) -> tuple[tuple[int, int], ...]:
         """(row, column) indices of all tiles, row by row."""
         return tuple(
-            (i, j)
-            for i in range(len(self.rows.starts))
-            for j in range(len(self.columns.starts))
+            (i, j) for i in range(len(self.rows.starts)) for j in range(len(self.columns.starts))
         )
 
     def tile(self, item: int, box: tuple[int, int]) -> Tile:
@@ -300,4 +298,3 @@ def cells(px: int, name: str) -> int:
         near = ceil(px / CELL_PX) * CELL_PX
         raise ValueError(f"{name} must be a multiple of {CELL_PX} px, got {px}; use {near}")
     return px // CELL_PX if px > 0 else px
-

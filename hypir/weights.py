@@ -31,6 +31,7 @@ PEFT_NAME = re.compile(
 )
 NATIVE_NAME = re.compile(r"(?P<module>lora_.+)\.lora_(?P<part>up|down)\.weight")
 
+
 @dataclass(frozen=True)
 class HypirWeights:
     """A checked weight file: every module has both factors, of one rank, all finite."""
@@ -214,7 +215,9 @@ def _read_native(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]
     parts = {module_of[k]: v for k, v in parts.items() if k in module_of}
     lora = _pair(name, parts, unknown, modules, ("up", "down"))
     if _rank(name, lora) != rank:
-        raise ValueError(f"{name} says rank {rank} but holds rank {_rank(name, lora)}; get it again")
+        raise ValueError(
+            f"{name} says rank {rank} but holds rank {_rank(name, lora)}; get it again"
+        )
     return HypirWeights(
         prior, lora, rank, timestep, coefficient_timestep, input_scale, texture or None, conditions
     )
@@ -312,5 +315,3 @@ def _guess(tensors: Mapping[str, Tensor]) -> str:
     if "encoder" in names or "decoder" in names:
         return "an autoencoder"
     return "something else"
-
-

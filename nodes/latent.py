@@ -111,11 +111,7 @@ class HYPIRInjectNoise(io.ComfyNode):
         latent = samples["samples"]
         out = dict(samples)
         if variants > 1:
-            seeds = [
-                s
-                for first in item_seeds(seed, samples)
-                for s in item_seeds(first, variants)
-            ]
+            seeds = [s for first in item_seeds(seed, samples) for s in item_seeds(first, variants)]
             out["samples"] = latent = latent.repeat_interleave(variants, 0)
             out["batch_index"] = list(range(latent.shape[0]))
             for key in ("noise_mask",):

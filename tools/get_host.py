@@ -35,10 +35,10 @@ class Archive:
 
 
 NEWEST = "0.30.0"
-MINIMUM = "0.16.3"
+MINIMUM = "0.18.2"
 ARCHIVES = {
     NEWEST: Archive("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
-    MINIMUM: Archive("1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
+    MINIMUM: Archive("2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
 }
 
 

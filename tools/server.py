@@ -213,6 +213,8 @@ class Server:
             for progress in watch.progress():
                 if report is not None:
                     report(progress)
+        # the last message leaves before the result is filed
+        wait_until(lambda: bool(self.history(prompt_id)), REQUEST_SECONDS, "no result was filed")
         return self.pictures(prompt_id)
 
     def history(self, prompt_id: str) -> dict[str, Any]:
@@ -315,7 +317,8 @@ def running(
         command += ["--base-directory", str(base), "--disable-auto-launch", "--disable-api-nodes"]
         command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK]
         command += ["--database-url", "sqlite:///:memory:"]
-        command += [] if has_gpu() else ["--cpu"]
+        # the host's own choice of attention on a CPU takes more than twice the time
+        command += [] if has_gpu() else ["--cpu", "--use-pytorch-cross-attention"]
         log = base / "log.txt"
         with log.open("wb") as stream:
             output: IO[bytes] | None = None if echo else stream

@@ -34,7 +34,7 @@ def encode(model, clip, text: str, texture: dict | None):
     if choice not in CHOICES:
         raise ValueError(
             f"texture must be one of {', '.join(CHOICES)}, got {choice!r}; choose one in the "
-            f"node (in API form: \"texture\": \"off\")"
+            f'node (in API form: "texture": "off")'
         )
     condition = _text(model, clip, text)
     if choice != "off":
@@ -90,7 +90,9 @@ def _richness(choice: str, texture: dict) -> tuple[Tensor, Tensor | None]:
         image = texture["image"]
         check_image(image)
         measured = measure_richness(color_channels(image)).cpu()
-        log.info("HYPIR: texture richness of the example %s", [round(r, 3) for r in measured.tolist()])
+        log.info(
+            "HYPIR: texture richness of the example %s", [round(r, 3) for r in measured.tolist()]
+        )
         if float(measured.max()) > NOISY or float(measured.min()) < BLURRED:
             log.warning(
                 "HYPIR: the example for the texture looks noisy or blurred (richness %.2f to %.2f); "

@@ -109,9 +109,7 @@ class OneStepSampler(comfy.samplers.Sampler):
     def _denoise(self, guider, x_t: Tensor, extra_args: dict) -> Tensor:
         """x0 at the model level. The host scales what it is given before the network sees it, by
         a factor linear in the tensor: undone here, so that the network sees x_t itself."""
-        sigma = torch.full(
-            (x_t.shape[0],), host_sigma(self.prior, self.step), device=x_t.device
-        )
+        sigma = torch.full((x_t.shape[0],), host_sigma(self.prior, self.step), device=x_t.device)
         sampling = guider.inner_model.model_sampling
         factor = sampling.calculate_input(sigma[:1], torch.ones(1, 1, 1, 1, device=x_t.device))
         return guider(x_t / factor, sigma, **extra_args)

@@ -55,9 +55,7 @@ def encode(
     def run(plan: TilePlan) -> Tensor:
         describe_plan("encode", plan, *image.shape[1:3])
         progress = Progress(image.shape[0] * len(plan.boxes))
-        out = torch.zeros(
-            (image.shape[0], channels, height, width), device=vae.output_device
-        )
+        out = torch.zeros((image.shape[0], channels, height, width), device=vae.output_device)
 
         def process(tiles: list[Tile]) -> Tensor:
             check_cancelled()
@@ -127,14 +125,10 @@ def decode(
         batch = planned_batch(
             plan.rows.tile * plan.columns.tile, lambda n: needed(plan, n), vae.device
         )
-        run_tiles(
-            plan, process, image.movedim(-1, 1), scale=CELL_PX, batch=batch, on_batch=show
-        )
+        run_tiles(plan, process, image.movedim(-1, 1), scale=CELL_PX, batch=batch, on_batch=show)
         return image
 
-    return run_on_ladder(
-        "decode", _planner(height, width, tile, overlap), run, needed, vae.device
-    )
+    return run_on_ladder("decode", _planner(height, width, tile, overlap), run, needed, vae.device)
 
 
 def load_encoder(vae, path: str, name: str):

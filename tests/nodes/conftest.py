@@ -1,0 +1,69 @@
+"""The real host in this process, with the pack loaded as the host loads it, and small real models."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tools.get_host import get_host
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory) -> SimpleNamespace:
+    """The host's modules and the pack's nodes by id. Everything runs in inference mode, as there."""
+    folder = get_host()
+    # First, since this repository has a folder `nodes` too.
+    sys.path.insert(0, str(folder))
+    arguments, sys.argv = sys.argv, ["main.py", "--cpu"]
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.model_management
+
+    sys.argv = arguments
+    import folder_paths
+    import nodes
+
+    base = tmp_path_factory.mktemp("base")
+    for name in ("loras", "vae", "checkpoints"):
+        (base / name).mkdir()
+        folder_paths.folder_names_and_paths[name][0].insert(0, str(base / name))
+    failed = asyncio.run(nodes.init_builtin_extra_nodes())
+    # The replacements of old nodes register with a running server; all else must load.
+    assert failed in ([], ["nodes_replacements.py"]), failed
+    loaded = asyncio.run(nodes.load_custom_node(str(ROOT), module_parent="custom_nodes"))
+    assert loaded, "the host could not load the pack; its log says why"
+    mappings = nodes.NODE_CLASS_MAPPINGS
+    ours = {name: node for name, node in mappings.items() if name.startswith("HYPIR")}
+    pack = next(m for n, m in sys.modules.items() if n.endswith("nodes.host.model"))
+    prefix = pack.__name__.removesuffix(".nodes.host.model")
+    return SimpleNamespace(
+        nodes=ours,
+        core=mappings,
+        models=base,
+        pack=lambda name: sys.modules[f"{prefix}.{name}"],
+    )
+
+
+@pytest.fixture(autouse=True)
+def inference_mode():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def run(host):
+    """Runs a node by id, as the host does, and gives its outputs."""
+
+    def call(name: str, *args, **inputs):
+        outputs = host.nodes[name].execute(*args, **inputs).result
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    return call
