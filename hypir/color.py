@@ -82,8 +82,10 @@ def transfer_color_(
 
 
 def _wavelet_(image: Tensor, reference: Tensor, strength: float, device: torch.device) -> None:
-    """In place on (H, W, C), strip by strip; rows above a strip are already changed, so the
-    difference of the last HALO_PX of them is carried along."""
+    """In place on (H, W, C), strip by strip.
+
+    Rows above a strip are already changed, so the difference of the last HALO_PX is carried along.
+    """
     height = image.shape[0]
     above = image[:0]
     for top in range(0, height, STRIP_PX):

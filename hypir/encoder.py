@@ -39,7 +39,7 @@ class EncoderWeights:
 def host_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An autoencoder's state dict under the host's names, from the host's or diffusers' own.
 
-    Covers AutoencoderKL and AutoencoderTiny of diffusers; attention weights become 1x1 convolutions.
+    Covers AutoencoderKL and AutoencoderTiny of diffusers; attention layers become 1x1 convolutions.
     """
     tiny = any(".layers." in key for key in state)
     blocks = 1 + max((int(n) for key in state for n in _UP_BLOCK.findall(key)), default=-1)
@@ -87,8 +87,8 @@ def read_encoder(path: str | os.PathLike, load: Loader | None = None) -> Encoder
     tensors, metadata = read_tensors(path, load)
     if metadata.get("hypir.encoder") != FORMAT or "hypir.decoder_fingerprint" not in metadata:
         raise ValueError(
-            f"{name} is not a HYPIR encoder: its metadata lack hypir.encoder={FORMAT}, first tensor "
-            f"{next(iter(tensors))!r}; use a file made by the encoder stage of training"
+            f"{name} is not a HYPIR encoder: its metadata lack hypir.encoder={FORMAT}, first "
+            f"tensor {next(iter(tensors))!r}; use a file made by the encoder stage of training"
         )
     tensors = host_names(tensors)
     unknown = [key for key in tensors if not key.startswith(ENCODER_PREFIXES)]

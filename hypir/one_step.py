@@ -85,7 +85,7 @@ def equal_snr_flow_timestep(level: NoiseLevel) -> float:
 
 
 def flow_input_scale(s: float) -> float:
-    """k = sqrt((1-s)^2 + s^2): the standard deviation that a flow network expects at level s.
+    """K = sqrt((1-s)^2 + s^2): the standard deviation that a flow network expects at level s.
 
     A scaled latent has standard deviation 1, a flow x_s of independent unit signal and noise has k;
     so x_t = k z. Equal to 1/(sqrt(alpha_bar) + sqrt(1-alpha_bar)) at equal signal-to-noise ratio.

@@ -64,7 +64,7 @@ class Prior:
 
     @property
     def input_scale(self) -> float:
-        """k of x_t = k z at the default timestep, unless weights say otherwise."""
+        """K of x_t = k z at the default timestep, unless weights say otherwise."""
         if self.prediction == "flow":
             return flow_input_scale(self.level(self.timestep).sigma)
         return 1.0
@@ -79,7 +79,7 @@ class Prior:
         """The one step at these timesteps.
 
         Raises:
-            ValueError: if a timestep is outside 0..999, or is 0 for a flow prior (no noise, no step).
+            ValueError: if a timestep is outside 0..999, or is 0 for a flow prior (there is no step).
         """
         for name, t in (("timestep", timestep), ("coefficient_timestep", coefficient_timestep)):
             if not 0 <= t <= 999 or (self.prediction == "flow" and t == 0):

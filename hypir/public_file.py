@@ -4,7 +4,8 @@ The public HYPIR_sd2.pth holds a rank-256 LoRA of a diffusers UNet (SD 2.1) unde
 names. Its modules are those whose name ends in one of TARGETS: 257 modules, 514 tensors. The names
 follow from the architecture, so they are enumerated here instead of being listed.
 
-Shapes are those of the adapted weight: (out, in) of a linear layer, (out, in, k, k) of a convolution.
+Shapes are those of the adapted weight: (out, in) of a linear layer, (out, in, k, k) of a
+convolution.
 """
 
 from collections.abc import Iterator

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from .image import count_not_finite
@@ -38,7 +37,7 @@ class HypirWeights:
 
     prior: Prior
     lora: Mapping[str, tuple[Tensor, Tensor]]
-    """Module name (diffusers) -> (up (out, r[, 1, 1]), down (r, in[, k, k])); delta W = up @ down."""
+    """Module name (diffusers) -> up (out, r[, 1, 1]) and down (r, in[, k, k]): W += up @ down."""
     rank: int
     timestep: int
     coefficient_timestep: int

@@ -1,4 +1,4 @@
-"""The nodes: a schema and one call each. No mathematics here (hypir/), no comfy internals (host/)."""
+"""The nodes: a schema and one call each. The mathematics is in hypir/, comfy internals in host/."""
 
 from comfy_api.latest import ComfyExtension, io
 

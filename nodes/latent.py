@@ -7,12 +7,10 @@ from ..hypir.image import (
     alpha_channel,
     check_image,
     latent_size,
-    padded_size,
     repeat_items,
     resize,
 )
 from ..hypir.noise import inject_noise
-from ..hypir.tiling import CELL_PX
 from .host import model as _model
 from .host import vae as _vae
 from .inputs import CATEGORY, item_seeds, seed_input, tile_cells, tile_inputs

@@ -35,8 +35,8 @@ class HYPIRLoadLora(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.05,
-                    tooltip="How much of the restoration weights is used. 1 as trained; lower for a "
-                    "softer result nearer to the base model, above 1 exaggerates.",
+                    tooltip="How much of the restoration weights is used. 1 as trained; lower for "
+                    "a softer result nearer to the base model, above 1 exaggerates.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with the weights patched on.")],

@@ -95,8 +95,8 @@ def _richness(choice: str, texture: dict) -> tuple[Tensor, Tensor | None]:
         )
         if float(measured.max()) > NOISY or float(measured.min()) < BLURRED:
             log.warning(
-                "HYPIR: the example for the texture looks noisy or blurred (richness %.2f to %.2f); "
-                "a clean picture at the size of the result is meant",
+                "HYPIR: the example for the texture looks noisy or blurred (richness %.2f to "
+                "%.2f); a clean picture at the size of the result is meant",
                 *(float(measured.min()), float(measured.max())),
             )
         return measured + float(texture["offset"]), None

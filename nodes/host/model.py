@@ -118,8 +118,8 @@ def load_lora(model, path: str, name: str, strength: float):
         )
     if model.get_attachment(ATTACHMENT) is not None:
         raise ValueError(
-            f"the model already carries {model.get_attachment(ATTACHMENT).name}; load HYPIR weights "
-            f"once (other LoRAs may follow)"
+            f"the model already carries {model.get_attachment(ATTACHMENT).name}; load HYPIR "
+            f"weights once (other LoRAs may follow)"
         )
     width = text_widths(model).token
     if weights.texture is not None and len(weights.texture["out.bias"]) != width:

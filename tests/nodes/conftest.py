@@ -1,4 +1,4 @@
-"""The real host in this process, with the pack loaded as the host loads it, and small real models."""
+"""The real host in this process, with the pack loaded as the host loads it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def host(tmp_path_factory) -> SimpleNamespace:
-    """The host's modules and the pack's nodes by id. Everything runs in inference mode, as there."""
+    """The host's modules and the pack's nodes by id."""
     folder = get_host()
     # First, since this repository has a folder `nodes` too.
     sys.path.insert(0, str(folder))
@@ -29,6 +29,7 @@ def host(tmp_path_factory) -> SimpleNamespace:
 
     sys.argv = arguments
     import folder_paths
+
     import nodes
 
     base = tmp_path_factory.mktemp("base")
