@@ -12,6 +12,8 @@ import torch
 
 from tools.get_host import get_host
 
+from . import small_models
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -68,3 +70,29 @@ def run(host):
         return outputs[0] if len(outputs) == 1 else outputs
 
     return call
+
+
+@pytest.fixture(scope="session")
+def sd2(host):
+    """The host's MODEL of a small SD2 prior."""
+    return small_models.host_model(small_models.unet_for_host(small_models.sd2_unet()))
+
+
+@pytest.fixture(scope="session")
+def vae(host):
+    """The host's VAE of the AutoencoderKL class, small."""
+    return small_models.kl_vae()
+
+
+@pytest.fixture(scope="session")
+def prompt():
+    """CONDITIONING of one random prompt of SD2's width."""
+    return [[torch.randn(1, 7, 1024, generator=torch.Generator().manual_seed(3)), {}]]
+
+
+@pytest.fixture(scope="session")
+def photo():
+    """A photograph, (1, 512, 512, 3)."""
+    import skimage.data
+
+    return torch.from_numpy(skimage.data.astronaut()).float()[None] / 255

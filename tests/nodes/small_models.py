@@ -162,23 +162,29 @@ def kl_vae(seed: int = 0, latent_channels: int = 4, quant: bool = True):
     return vae
 
 
+def adapted(network: torch.nn.Module, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Weight shapes of the modules whose name ends in one of `targets`, as peft chooses them."""
+    shapes = {}
+    for name, module in network.named_modules():
+        last = name.split(".")
+        weight = getattr(module, "weight", None)
+        matches = any(last[-len(t.split(".")) :] == t.split(".") for t in targets)
+        if matches and weight is not None and weight.ndim in (2, 4):
+            shapes[name] = tuple(weight.shape)
+    return shapes
+
+
 def lora_for(
     network: torch.nn.Module, targets: tuple[str, ...], rank: int = 4, scale: float = 1.0, seed=1
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Random (up, down) for every adapted module of a diffusers network, by module name."""
     generator = torch.Generator().manual_seed(seed)
     factors = {}
-    for name, module in network.named_modules():
-        last = name.split(".")
-        if not any(last[-len(t.split(".")) :] == t.split(".") for t in targets):
-            continue
-        weight = getattr(module, "weight", None)
-        if weight is None or weight.ndim not in (2, 4):
-            continue
-        tail = (1, 1) if weight.ndim == 4 else ()
-        down = torch.randn((rank, *weight.shape[1:]), generator=generator)
-        up = torch.randn((weight.shape[0], rank, *tail), generator=generator)
-        fan_in = weight[0].numel()
+    for name, shape in adapted(network, targets).items():
+        tail = (1, 1) if len(shape) == 4 else ()
+        down = torch.randn((rank, *shape[1:]), generator=generator)
+        up = torch.randn((shape[0], rank, *tail), generator=generator)
+        fan_in = down[0].numel()
         factors[name] = (up * scale / rank**0.5, down / fan_in**0.5 * 0.3)
     return factors
 

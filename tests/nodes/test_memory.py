@@ -1,0 +1,201 @@
+"""Memory is the host's business: asked for per tile, given back, and never fatal by a single try."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from hypir.priors import SD2
+from hypir.weights import HypirWeights, save_weights
+
+from . import small_models
+from .test_parity import RANK, UNET_TARGETS
+
+
+@pytest.fixture(scope="module")
+def lora(host):
+    """A file for the small SD2 model."""
+    factors = small_models.lora_for(small_models.sd2_unet(), UNET_TARGETS, RANK)
+    save_weights(HypirWeights(SD2, factors, RANK, 200, 200, 1.0), host.models / "loras" / "m.safetensors")
+    return "m.safetensors"
+
+
+@pytest.fixture
+def latent():
+    return {"samples": torch.randn(1, 4, 32, 48, generator=torch.Generator().manual_seed(2))}
+
+
+def failing_above(limit: int, sides: list[int]):
+    """A wrapper of the network that runs out of memory for tiles beyond `limit` cells."""
+
+    def call(apply_model, arguments):
+        side = max(arguments["input"].shape[-2:])
+        sides.append(side)
+        if side > limit:
+            raise torch.OutOfMemoryError("out of memory, as a small device would say")
+        return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+
+    return call
+
+
+def test_a_partly_loaded_model_gives_the_result_of_a_whole_one(run, sd2, lora, prompt, latent):
+    patched = run("HYPIRLoadLora", sd2, lora, 1.0)
+    want = run("HYPIRRestore", patched, prompt, latent)["samples"]
+    size = patched.model_size()
+    for budget in (size // 10, size // 3, size - 1):
+        small = run("HYPIRLoadLora", sd2, lora, 1.0)
+        small.detach()
+        small.patch_model(device_to=small.load_device, lowvram_model_memory=budget)
+        # What the patcher keeps out of the budget is patched when it is used.
+        import comfy.model_management
+
+        assert small.model.lowvram_patch_counter + small.model.model_loaded_weight_memory > 0
+        assert small.model.model_loaded_weight_memory <= size
+        loaded = comfy.model_management.LoadedModel(small)
+        loaded.real_model = weakref.ref(small.model)
+        loaded.model_finalizer = weakref.finalize(small.model, lambda: None)
+        comfy.model_management.current_loaded_models.insert(0, loaded)
+        got = run("HYPIRRestore", small, prompt, latent)["samples"]
+        assert_close(got, want, atol=1e-5, rtol=1e-5)
+        small.detach()
+        comfy.model_management.current_loaded_models.remove(loaded)
+
+
+def test_memory_is_asked_for_by_tile_and_not_by_picture(run, sd2, vae, prompt, photo, monkeypatch):
+    import comfy.model_management
+    import comfy.sampler_helpers
+
+    asked = []
+    load = comfy.model_management.load_models_gpu
+
+    def watch(models, memory_required=0, **rest):
+        asked.append(memory_required)
+        return load(models, memory_required=memory_required, **rest)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", watch)
+
+    def most(size: int) -> dict[str, float]:
+        image = photo[:, :1, :1].expand(1, size, size, 3)
+        result = {}
+        for stage in ("encode", "restore", "decode"):
+            asked.clear()
+            if stage == "encode":
+                latent = run("HYPIREncode", image, vae, tile_size=128)
+                latent["samples"] = latent["samples"] + 1.0
+            elif stage == "restore":
+                run("HYPIRRestore", sd2, prompt, latent, tile_size=128, tile_batch=1)
+            else:
+                run("HYPIRDecode", latent, vae, tile_size=128)
+            result[stage] = max(asked)
+        return result
+
+    small, large = most(160), most(320)
+    assert all(value > 0 for value in small.values())
+    assert large == small
+
+
+def test_out_of_memory_starts_the_step_again_with_smaller_tiles(
+    run, sd2, prompt, latent, caplog
+):
+    sides = []
+    starved = sd2.clone()
+    starved.set_model_unet_function_wrapper(failing_above(32, sides))
+    with caplog.at_level(logging.WARNING):
+        got = run("HYPIRRestore", starved, prompt, latent)["samples"]
+    assert sides == [48, 32], "one whole tile, then two small ones in one call"
+    assert "out of memory" in caplog.text and "starting again" in caplog.text
+    want = run("HYPIRRestore", sd2, prompt, latent, tile_size=256)["samples"]
+    assert got.shape == want.shape and torch.isfinite(got).all()
+
+
+def test_out_of_memory_at_the_smallest_tiles_says_what_was_needed(run, sd2, prompt, latent):
+    starved = sd2.clone()
+    starved.set_model_unet_function_wrapper(failing_above(0, []))
+    with pytest.raises(RuntimeError, match=r"smallest tiles .* GiB were needed, .* GiB are free"):
+        run("HYPIRRestore", starved, prompt, latent)
+
+
+@pytest.mark.parametrize("stage", ["encode", "decode"])
+def test_out_of_memory_in_the_vae_uses_our_smaller_tiles_and_not_the_hosts(
+    run, vae, photo, stage, caplog
+):
+    import copy
+
+    image = photo[:, :400, :400]
+    starved = copy.copy(vae)
+    starved.patcher = vae.patcher.clone()
+    sides = []
+    part = "encoder" if stage == "encode" else "decoder"
+    limit = 256 if stage == "encode" else 32
+
+    class Starved(torch.nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, x, **rest):
+            sides.append(max(x.shape[-2:]))
+            if sides[-1] > limit:
+                raise torch.OutOfMemoryError("out of memory, as a small device would say")
+            return self.module(x, **rest)
+
+    starved.patcher.add_object_patch(part, Starved(getattr(vae.first_stage_model, part)))
+    latent = run("HYPIREncode", image, starved)
+    with caplog.at_level(logging.WARNING):
+        result = run("HYPIRDecode", latent, starved)
+    assert result.shape == image.shape
+    assert sides[0] > limit and sides[-1] == limit
+    smaller = {"tile_size": 256}
+    if stage == "decode":
+        assert_close(result, run("HYPIRDecode", latent, vae, **smaller), atol=1e-5, rtol=0)
+    else:
+        want = run("HYPIREncode", image, vae, **smaller)["samples"]
+        assert_close(latent["samples"], want, atol=1e-4, rtol=1e-4)
+
+
+def test_changing_a_number_loads_no_model_again(run, sd2, vae, lora, prompt, photo, caplog):
+    image = photo[:, :64, :64]
+    patched = run("HYPIRLoadLora", sd2, lora, 1.0)
+    latent = run("HYPIREncode", image, vae)
+    run("HYPIRRestore", patched, prompt, latent)
+    with caplog.at_level(logging.INFO):
+        run("HYPIRRestore", patched, prompt, latent, timestep=250)
+        run("HYPIRRestore", patched, prompt, run("HYPIRInjectNoise", sd2, latent, 0.1, 4))
+        run("HYPIRDecode", latent, vae, image, "wavelet", 0.3)
+    loads = [r for r in caplog.records if "loaded completely" in r.message.lower()]
+    assert not [r for r in loads if "unet" in r.message.lower() or "BaseModel" in r.message]
+    assert patched.model.current_weight_patches_uuid == patched.patches_uuid
+
+
+def test_freeing_the_hosts_memory_leaves_nothing_of_ours(host, run, lora, prompt, latent):
+    import comfy.model_management
+
+    model = small_models.host_model(small_models.unet_for_host(small_models.sd2_unet()))
+    patched = run("HYPIRLoadLora", model, lora, 1.0)
+    run("HYPIRRestore", patched, prompt, latent)
+    network = weakref.ref(model.model)
+    factors = weakref.ref(next(iter(patched.patches.values()))[0][1].weights[0])
+    comfy.model_management.unload_all_models()
+    del model, patched
+    gc.collect()
+    assert network() is None and factors() is None
+
+
+def test_the_model_that_came_in_is_never_changed(run, sd2, vae, lora, prompt, latent, photo):
+    before = {k: v.clone() for k, v in sd2.model.state_dict().items()}
+    pictures = {k: v.clone() for k, v in vae.patcher.model.state_dict().items()}
+    patched = run("HYPIRLoadLora", sd2, lora, 1.5)
+    run("HYPIRRestore", patched, prompt, latent)
+    run("HYPIRDecode", run("HYPIREncode", photo[:, :64, :64], vae, 0, -1, "sample"), vae)
+    assert not sd2.patches and sd2.get_attachment("hypir") is None
+    assert not vae.patcher.object_patches
+    patched.detach()
+    for key, value in sd2.model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    for key, value in vae.patcher.model.state_dict().items():
+        assert torch.equal(value, pictures[key]), key
