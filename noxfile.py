@@ -104,4 +104,4 @@ def bench(session: nox.Session) -> None:
 @command
 def update(session: nox.Session) -> None:
     """Rewrite the recorded snapshots from what the code does now."""
-    python(session, "-m", "pytest", "--update", *session.posargs)
+    python(session, "-m", "pytest", "-k", "snapshot", "--update", *session.posargs)

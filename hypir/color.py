@@ -19,6 +19,9 @@ HALO_PX = 2**WAVELET_LEVELS - 1
 """How far the low pass reaches: 1 + 2 + 4 + 8 + 16 px."""
 STRIP_PX = 256
 """Rows handled at once: bounds the memory of the transfer for any image height."""
+FLAT_STD = 1e-4
+"""A channel that varies less (a fortieth of a grey level) is flat: what is left is rounding, and
+AdaIN would stretch it to the contrast of the reference."""
 
 
 def low_pass(image: Tensor) -> Tensor:
@@ -99,10 +102,10 @@ def _wavelet_(image: Tensor, reference: Tensor, strength: float, device: torch.d
 
 
 def _adain_(image: Tensor, reference: Tensor, strength: float, device: torch.device) -> None:
-    """In place on (H, W, C); a flat channel (std 0) takes the reference's mean only."""
+    """In place on (H, W, C); a flat channel takes the reference's mean only."""
     std, mean = torch.std_mean(image, dim=(0, 1), correction=0)
     std_reference, mean_reference = torch.std_mean(reference, dim=(0, 1), correction=0)
-    gain = torch.where(std > 0, std_reference / std.clamp_min(1e-12), torch.ones_like(std))
+    gain = torch.where(std > FLAT_STD, std_reference / std, torch.ones_like(std))
     scale = 1 + strength * (gain - 1)
     shift = strength * (mean_reference - gain * mean)
     image.mul_(scale).add_(shift)

@@ -41,11 +41,10 @@ def host_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Covers AutoencoderKL and AutoencoderTiny of diffusers; attention layers become 1x1 convolutions.
     """
-    tiny = any(".layers." in key for key in state)
     blocks = 1 + max((int(n) for key in state for n in _UP_BLOCK.findall(key)), default=-1)
     result = {}
     for key, value in state.items():
-        name = _tiny_name(key) if tiny else _kl_name(key, blocks)
+        name = _TINY_LAYER.sub(_tiny_layer, _kl_name(key, blocks))
         if ".mid.attn_1." in name and name.endswith("weight") and value.ndim == 2:
             value = value[..., None, None]
         result[name] = value
@@ -70,7 +69,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 def same_decoder(a: str, b: str) -> bool:
     """Whether two fingerprints are of one decoder: relative L2 distance below TOLERANCE."""
-    x, y = (torch.tensor([float(v) for v in text.split()], dtype=torch.float64) for text in (a, b))
+    x, y = _values(a), _values(b)
     if x.shape != y.shape or x.numel() == 0:
         return False
     return bool((x - y).norm() <= TOLERANCE * torch.maximum(x.norm(), y.norm()))
@@ -85,11 +84,22 @@ def read_encoder(path: str | os.PathLike, load: Loader | None = None) -> Encoder
     """
     name = Path(path).name
     tensors, metadata = read_tensors(path, load)
-    if metadata.get("hypir.encoder") != FORMAT or "hypir.decoder_fingerprint" not in metadata:
+    if "hypir.encoder" not in metadata:
         raise ValueError(
-            f"{name} is not a HYPIR encoder: its metadata lack hypir.encoder={FORMAT}, first "
-            f"tensor {next(iter(tensors))!r}; use a file made by the encoder stage of training"
+            f"{name} is not a HYPIR encoder: its metadata lack hypir.encoder, first tensor "
+            f"{next(iter(tensors))!r}; use a file made by the encoder stage of training"
         )
+    if metadata["hypir.encoder"] != FORMAT:
+        raise ValueError(
+            f"{name} has layout {metadata['hypir.encoder']!r}, this version reads {FORMAT!r}; "
+            f"update the pack"
+        )
+    try:
+        decoder = _values(metadata["hypir.decoder_fingerprint"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{name} has damaged hypir.* metadata ({error}); get it again") from error
+    if not decoder.numel() or not torch.isfinite(decoder).all():
+        raise ValueError(f"{name} has damaged hypir.* metadata (fingerprint); get it again")
     tensors = host_names(tensors)
     unknown = [key for key in tensors if not key.startswith(ENCODER_PREFIXES)]
     if unknown:
@@ -107,10 +117,21 @@ def read_encoder(path: str | os.PathLike, load: Loader | None = None) -> Encoder
 
 
 def save_encoder(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
-    """Write the encoder of an autoencoder's state dict, with the fingerprint of its decoder."""
+    """Write the encoder of an autoencoder's state dict, with the fingerprint of its decoder.
+
+    Raises:
+        ValueError: if the state dict lacks an encoder or a decoder.
+        OSError: those of write_tensors.
+    """
     named = host_names(state)
     encoder = {k: v for k, v in named.items() if k.startswith(ENCODER_PREFIXES)}
-    metadata = {"hypir.encoder": FORMAT, "hypir.decoder_fingerprint": fingerprint(named)}
+    decoder = fingerprint(named)
+    if not encoder or not decoder:
+        raise ValueError(
+            f"an encoder file is made of a whole autoencoder, but this one lacks its "
+            f"{'decoder' if encoder else 'encoder'}; pass the state dict of all of it"
+        )
+    metadata = {"hypir.encoder": FORMAT, "hypir.decoder_fingerprint": decoder}
     write_tensors(path, encoder, metadata)
 
 
@@ -119,6 +140,7 @@ def check_encoder_fits(name: str, encoder: EncoderWeights, state: Mapping[str, T
 
     Args:
         name: of the file, for the message.
+        encoder: the file, read.
         state: the autoencoder's state dict, the host's names.
 
     Raises:
@@ -147,6 +169,10 @@ def check_encoder_fits(name: str, encoder: EncoderWeights, state: Mapping[str, T
         )
 
 
+def _values(text: str) -> Tensor:
+    return torch.tensor([float(v) for v in text.split()], dtype=torch.float64)
+
+
 _UP_BLOCK = re.compile(r"^decoder\.up_blocks\.(\d+)\.")
 _KL_NAMES = (  # diffusers -> the host (the names of the original latent diffusion code)
     (re.compile(r"\.down_blocks\.(\d+)\.resnets\.(\d+)\."), r".down.\1.block.\2."),
@@ -172,8 +198,9 @@ def _kl_name(key: str, blocks: int) -> str:
     return key
 
 
-def _tiny_name(key: str) -> str:
+_TINY_LAYER = re.compile(r"^(encoder|decoder)\.layers\.(\d+)\.")
+
+
+def _tiny_layer(match: re.Match) -> str:
     """The host's decoder begins with a clamp, so its layers count from one."""
-    part, _, rest = key.partition(".layers.")
-    index, _, leaf = rest.partition(".")
-    return f"taesd_{part}.{int(index) + (part == 'decoder')}.{leaf}"
+    return f"taesd_{match[1]}.{int(match[2]) + (match[1] == 'decoder')}."

@@ -73,10 +73,12 @@ def check_image(image: Tensor, name: str = "image") -> None:
 
 
 def count_not_finite(tensor: Tensor) -> int:
-    """How many values are NaN or infinite; looks row by row only when there are any."""
-    if torch.isfinite(tensor.sum(dtype=torch.float64)):
+    """How many values are NaN or infinite; counts, item by item, only where a sum is not finite."""
+    # One pass without a temporary; float32, since Apple's GPUs know no float64. A finite tensor
+    # whose sum overflows is counted too, and found finite.
+    if torch.isfinite(tensor.sum(dtype=torch.float32)):
         return 0
-    return sum(int((~torch.isfinite(part)).sum()) for part in tensor)
+    return sum(int((~torch.isfinite(part)).sum()) for part in torch.atleast_1d(tensor))
 
 
 def color_channels(image: Tensor) -> Tensor:
@@ -93,10 +95,11 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     """Bilinear, antialiased when shrinking; (B, H, W, C) to (B, height, width, C)."""
     if image.shape[1:3] == (height, width):
         return image
-    pixels = image.movedim(-1, 1)  # BHWC -> BCHW
-    shrinks = height < image.shape[1] or width < image.shape[2]
-    mode = {"mode": "area"} if shrinks else {"mode": "bilinear", "align_corners": False}
-    return torch.nn.functional.interpolate(pixels, size=(height, width), **mode).movedim(1, -1)
+    pixels = image.movedim(-1, 1).float()  # BHWC -> BCHW; torch has no antialiasing in half
+    resized = torch.nn.functional.interpolate(
+        pixels, size=(height, width), mode="bilinear", antialias=True
+    )
+    return resized.movedim(1, -1).to(image.dtype)  # BCHW -> BHWC
 
 
 def repeat_items(image: Tensor, count: int) -> Tensor:

@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from .one_step import NoiseLevel, OneStep, diffusion_level, flow_input_scale, flow_level
+from .one_step import (
+    NUM_TIMESTEPS,
+    NoiseLevel,
+    OneStep,
+    diffusion_level,
+    flow_input_scale,
+    flow_level,
+)
 from .tiling import TileCost
 
 DEFAULT_TIMESTEP = 200
@@ -63,6 +70,11 @@ class Prior:
         return DEFAULT_FLOW_TIMESTEP if self.prediction == "flow" else DEFAULT_TIMESTEP
 
     @property
+    def timesteps(self) -> range:
+        """Those of a step; a flow prior has none at 0, where there is no noise."""
+        return range(1 if self.prediction == "flow" else 0, NUM_TIMESTEPS)
+
+    @property
     def input_scale(self) -> float:
         """K of x_t = k z at the default timestep, unless weights say otherwise."""
         if self.prediction == "flow":
@@ -79,14 +91,13 @@ class Prior:
         """The one step at these timesteps.
 
         Raises:
-            ValueError: if a timestep is outside 0..999, or is 0 for a flow prior (there is no step).
+            ValueError: if a timestep is not one of the prior's.
         """
         for name, t in (("timestep", timestep), ("coefficient_timestep", coefficient_timestep)):
-            if not 0 <= t <= 999 or (self.prediction == "flow" and t == 0):
-                least = 1 if self.prediction == "flow" else 0
+            if t not in self.timesteps:
                 raise ValueError(
-                    f"{name} must be between {least} and 999 for {self.title}, got {t}; "
-                    f"use -1 for the weights' own"
+                    f"{name} must be between {self.timesteps[0]} and {self.timesteps[-1]} for "
+                    f"{self.title}, got {t}; use -1 for the weights' own"
                 )
         return OneStep(
             self.prediction, self.level(timestep), self.level(coefficient_timestep), input_scale

@@ -46,14 +46,12 @@ class Axis:
     tile: int
     starts: tuple[int, ...]
 
-    def weights(self, index: int, scale: int = 1) -> Tensor:
-        """Blend weights of tile `index`, (tile * scale,) float32; they sum to one over all tiles.
+    def weights(self, scale: int = 1) -> list[Tensor]:
+        """Blend weights of every tile, (tile * scale,) float32; they sum to one at every cell.
 
-        A Hann ramp over the cells shared with each neighbour: w = (1 - cos(pi u)) / 2.
+        A Hann ramp over the cells shared with each neighbour, w = (1 - cos(pi u)) / 2, divided by
+        the sum where more than two tiles meet.
         """
-        return self._all_weights(scale)[index]
-
-    def _all_weights(self, scale: int) -> list[Tensor]:
         size = self.tile * scale
         raw = []
         for i in range(len(self.starts)):
@@ -179,6 +177,18 @@ def plan_tiles(
     return TilePlan(_axis(height, best[2], shared), _axis(width, best[3], shared))
 
 
+def cells(px: int, name: str) -> int:
+    """Pixels given by the user as whole cells.
+
+    Raises:
+        ValueError: if px is not a multiple of the cell.
+    """
+    if px > 0 and px % CELL_PX:
+        near = ceil(px / CELL_PX) * CELL_PX
+        raise ValueError(f"{name} must be a multiple of {CELL_PX} px, got {px}; use {near}")
+    return px // CELL_PX if px > 0 else px
+
+
 def lower_limit(plan: TilePlan) -> int | None:
     """Next step of LADDER below the plan's tiles, or None at the lowest."""
     side = max(plan.rows.tile, plan.columns.tile)
@@ -206,12 +216,9 @@ def run_tiles(
         mix_items: whether a call may hold tiles of several items.
         on_batch: called with (tiles done, tiles in all, out) after every call.
     """
-    row_weights = [plan.rows.weights(i, scale) for i in range(len(plan.rows.starts))]
-    column_weights = [plan.columns.weights(j, scale) for j in range(len(plan.columns.starts))]
-    row_weights = [w.to(out.device)[:, None] for w in row_weights]
-    column_weights = [w.to(out.device)[None, :] for w in column_weights]
-    items = out.shape[0]
-    todo = [(item, box) for item in range(items) for box in plan.boxes]
+    row_weights = [w.to(out.device)[:, None] for w in plan.rows.weights(scale)]
+    column_weights = [w.to(out.device)[None, :] for w in plan.columns.weights(scale)]
+    todo = [(item, box) for item in range(out.shape[0]) for box in plan.boxes]
     groups = [todo] if mix_items else _by_item(todo)
     done = 0
     for group in groups:
@@ -246,27 +253,26 @@ def _chunks(entries: Sequence[tuple], size: int):
 
 
 def _splits(length: int, longest: int, overlap: int, cost: TileCost):
-    """(count, side) pairs that cover `length` cells."""
+    """(count, side) of every tile side that the planner may give to an axis of `length` cells."""
     if length <= longest:
         yield 1, length
-    for count in range(2, length + 1):
-        side = ceil((length + (count - 1) * overlap) / count)
-        side = ceil(max(side, min(cost.smallest, longest)) / cost.align) * cost.align
-        if side >= length:
-            break
-        if side <= longest:
-            yield count, side
-        if side <= cost.smallest:
-            break
+    least = max(min(cost.smallest, longest), overlap + 1)
+    for side in range(ceil(least / cost.align) * cost.align, longest + 1, cost.align):
+        if side < length:
+            yield _count(length, side, overlap), side
 
 
 def _axis(length: int, tile: int, overlap: int) -> Axis:
     """Fewest tiles of side `tile` that cover `length` with at least `overlap`, evenly spread."""
     if tile >= length:
         return Axis(length, length, (0,))
-    count = ceil((length - overlap) / (tile - overlap))
+    count = _count(length, tile, overlap)
     starts = tuple(i * (length - tile) // (count - 1) for i in range(count))
     return Axis(length, tile, starts)
+
+
+def _count(length: int, tile: int, overlap: int) -> int:
+    return ceil((length - overlap) / (tile - overlap))
 
 
 def _check_asked(tile: int, cost: TileCost, overlap: int) -> None:
@@ -286,15 +292,3 @@ def _check_asked(tile: int, cost: TileCost, overlap: int) -> None:
 def _hann_ramp(length: int) -> Tensor:
     u = (torch.arange(length, dtype=torch.float64) + 0.5) / max(length, 1)
     return 0.5 - 0.5 * torch.cos(u * pi)
-
-
-def cells(px: int, name: str) -> int:
-    """Pixels given by the user as whole cells.
-
-    Raises:
-        ValueError: if px is not a multiple of the cell.
-    """
-    if px > 0 and px % CELL_PX:
-        near = ceil(px / CELL_PX) * CELL_PX
-        raise ValueError(f"{name} must be a multiple of {CELL_PX} px, got {px}; use {near}")
-    return px // CELL_PX if px > 0 else px

@@ -35,22 +35,22 @@ def read_tensors(
             f"{name} must hold plain tensors, but it asks to run Python code or is no weight file; "
             f"nothing was run: get the file again from its source"
         ) from error
-    except Exception as error:
-        if not _is_file_error(error):
-            raise
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # torch's reader raises whatever the damaged bytes lead it to
         raise ValueError(
             f"{name} cannot be read as weights: it is cut short or damaged "
             f"({Path(path).stat().st_size} bytes); download it again"
         ) from error
     if not isinstance(tensors, dict) or not tensors:
         raise ValueError(f"{name} must hold named tensors, got none; get the file again")
-    stray = [k for k, v in tensors.items() if not isinstance(v, Tensor)]
+    stray = [k for k, v in tensors.items() if not isinstance(k, str) or not isinstance(v, Tensor)]
     if stray:
         raise ValueError(
-            f"{name} must hold tensors only, but {len(stray)} entries are something else, first "
+            f"{name} must hold named tensors only, but {len(stray)} entries are not, first "
             f"{stray[0]!r}; use a file of weights, not of a training state"
         )
-    return tensors, metadata or {}
+    return {k: v.detach() for k, v in tensors.items()}, metadata or {}
 
 
 def load_plain(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
@@ -71,7 +71,9 @@ def write_tensors(
     Raises:
         ValueError: if the name does not end in .safetensors.
         FileNotFoundError: if the folder does not exist.
+        OSError: if it cannot be written, as on a full disk; nothing is left behind.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -83,11 +85,7 @@ def write_tensors(
     try:
         save_file({k: v.contiguous() for k, v in tensors.items()}, partial, dict(metadata))
         os.replace(partial, path)
+    except SafetensorError as error:
+        raise OSError(f"{path.name} could not be written: {error}; make room") from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _is_file_error(error: Exception) -> bool:
-    """What torch, safetensors and the host raise for damaged files."""
-    kind = type(error).__name__
-    return kind == "SafetensorError" or isinstance(error, RuntimeError | EOFError | ValueError)

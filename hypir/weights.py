@@ -11,8 +11,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite, prod
 from pathlib import Path
+from statistics import mode
 
+import torch
 from torch import Tensor
 
 from .image import count_not_finite
@@ -24,6 +27,7 @@ from .weight_files import Loader, read_tensors, write_tensors
 FORMAT = "1"
 """Version of our layout, in the metadata as hypir.format."""
 TEXTURE_PREFIX = "hypir.texture."
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 PEFT_NAME = re.compile(
     r"(?:base_model\.model\.|unet\.)?(?P<module>.+)\.lora_(?P<part>[AB])(?:\.default)?\.weight"
@@ -47,7 +51,7 @@ class HypirWeights:
     conditions: Mapping[str, float] = field(default_factory=dict)
     """What the network was told beside text in training."""
     source: str = "hypir"
-    """"public" for the public layout, "hypir" for ours."""
+    """Layout of the file: "public" or "hypir" (ours)."""
 
     def host_names(self) -> dict[str, str]:
         """Module name -> the name under which the host's LoRA loader knows it."""
@@ -76,7 +80,7 @@ def read_weights(path: str | os.PathLike, load: Loader | None = None) -> HypirWe
         weights = _read_native(name, tensors, metadata)
     else:
         weights = _read_public(name, tensors)
-    _check_finite(name, tensors)
+    _check_numbers(name, tensors)
     return weights
 
 
@@ -97,6 +101,7 @@ def check_shapes(name: str, weights: HypirWeights, shapes: Mapping[str, Shape]) 
 
     Args:
         name: of the file, for the message.
+        weights: the file, read.
         shapes: module name -> weight shape in the model; modules that it lacks are absent.
 
     Raises:
@@ -145,25 +150,16 @@ def describe(weights: HypirWeights) -> str:
 
 def _read_public(name: str, tensors: dict[str, Tensor]) -> HypirWeights:
     expected = public_sd2_modules()
-    parts, unknown = _split(tensors, PEFT_NAME)
-    shared = [m for m in parts if m in expected]
-    if not shared:
-        what = _guess(tensors)
+    parts = _split(tensors, PEFT_NAME)
+    if not parts.keys() & expected.keys():
         raise ValueError(
-            f"{name} is not a HYPIR weight file: it looks like {what}, first tensor "
+            f"{name} is not a HYPIR weight file: it looks like {_guess(tensors)}, first tensor "
             f"{next(iter(tensors))!r}; expected the public HYPIR_sd2.pth ({len(expected)} modules, "
             f"'{next(iter(expected))}.lora_A.default.weight') or a file with hypir.* metadata"
         )
-    lora = _pair(name, parts, unknown, list(expected), ("B", "A"))
-    wrong = [m for m, (u, d) in lora.items() if (u.shape[0], *d.shape[1:]) != expected[m]]
-    if wrong:
-        up, down = lora[wrong[0]]
-        raise ValueError(
-            f"{name} has {len(wrong)} of {len(expected)} modules of another shape, first "
-            f"{wrong[0]!r} with {(up.shape[0], *down.shape[1:])}; expected {expected[wrong[0]]}"
-        )
+    lora = _pair(name, tensors, parts, list(expected), ("B", "A"))
     prior = PRIORS["sd2"]
-    return HypirWeights(
+    weights = HypirWeights(
         prior=prior,
         lora=lora,
         rank=_rank(name, lora),
@@ -172,6 +168,13 @@ def _read_public(name: str, tensors: dict[str, Tensor]) -> HypirWeights:
         input_scale=1.0,
         source="public",
     )
+    wrong = [m for m in lora if weights.shape(m) != expected[m]]
+    if wrong:
+        raise ValueError(
+            f"{name} has {len(wrong)} of {len(expected)} modules of another shape, first "
+            f"{wrong[0]!r} with {weights.shape(wrong[0])}; expected {expected[wrong[0]]}"
+        )
+    return weights
 
 
 def _read_native(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> HypirWeights:
@@ -190,7 +193,11 @@ def _read_native(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]
         rank = int(metadata["hypir.rank"])
         has_texture = metadata["hypir.texture"] == "true"
         conditions = {k: float(v) for k, v in json.loads(metadata["hypir.conditions"]).items()}
-    except (KeyError, ValueError, AttributeError) as error:
+        if not modules or not all(isinstance(m, str) for m in modules):
+            raise ValueError("hypir.modules is no list of names")
+        if not all(map(isfinite, (input_scale, *conditions.values()))) or input_scale <= 0:
+            raise ValueError("hypir.input_scale or hypir.conditions is not a usable number")
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{name} has damaged hypir.* metadata ({error}); get it again") from error
     prior = PRIORS.get(prior_name)
     if prior is None or prior.prediction != prediction:
@@ -198,21 +205,20 @@ def _read_native(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]
             f"{name} is for prior {prior_name!r} with {prediction!r} prediction, which is unknown "
             f"here (known: {', '.join(PRIORS)}); update the pack"
         )
+    for t in (timestep, coefficient_timestep):
+        if t not in prior.timesteps:
+            raise ValueError(f"{name} has damaged hypir.* metadata (timestep {t}); get it again")
     texture = {
         k[len(TEXTURE_PREFIX) :]: v for k, v in tensors.items() if k.startswith(TEXTURE_PREFIX)
     }
-    rest = {k: v for k, v in tensors.items() if not k.startswith(TEXTURE_PREFIX)}
+    factors = {k: v for k, v in tensors.items() if not k.startswith(TEXTURE_PREFIX)}
     if bool(texture) != has_texture:
         raise ValueError(f"{name} names a texture part that differs from its tensors; get it again")
     if texture:
-        if "out.bias" not in texture:
-            raise ValueError(f"{name} lacks 'hypir.texture.out.bias'; get the file again")
-        check_texture_mlp(texture, len(texture["out.bias"]))
-    parts, unknown = _split(rest, NATIVE_NAME)
+        _check_texture(name, texture)
     module_of = {prior.lora_prefix + m.replace(".", "_"): m for m in modules}
-    unknown += [host_name for host_name in parts if host_name not in module_of]
-    parts = {module_of[k]: v for k, v in parts.items() if k in module_of}
-    lora = _pair(name, parts, unknown, modules, ("up", "down"))
+    parts = {module_of.get(k, k): v for k, v in _split(factors, NATIVE_NAME).items()}
+    lora = _pair(name, factors, parts, modules, ("up", "down"))
     if _rank(name, lora) != rank:
         raise ValueError(
             f"{name} says rank {rank} but holds rank {_rank(name, lora)}; get it again"
@@ -222,43 +228,44 @@ def _read_native(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]
     )
 
 
-def _split(tensors: Mapping[str, Tensor], pattern: re.Pattern) -> tuple[dict, list[str]]:
-    """Tensors by module and part, and the names that are not LoRA factors."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    unknown = []
-    for key, value in tensors.items():
-        match = pattern.fullmatch(key)
-        if match:
-            parts.setdefault(match["module"], {})[match["part"]] = value
-        else:
-            unknown.append(key)
-    return parts, unknown
+def _split(tensors: Mapping[str, Tensor], pattern: re.Pattern) -> dict[str, dict[str, str]]:
+    """Module -> part -> name of the tensor, for every tensor that is a LoRA factor."""
+    parts: dict[str, dict[str, str]] = {}
+    for key in tensors:
+        if match := pattern.fullmatch(key):
+            parts.setdefault(match["module"], {})[match["part"]] = key
+    return parts
 
 
 def _pair(
-    name: str, parts: Mapping[str, Mapping], unknown: list[str], modules: list[str], order: tuple
+    name: str,
+    tensors: Mapping[str, Tensor],
+    parts: Mapping[str, Mapping[str, str]],
+    modules: list[str],
+    order: tuple[str, str],
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """(up, down) of every expected module; nothing missing, nothing more."""
-    unknown = unknown + [m for m in parts if m not in set(modules)]
     missing = [m for m in modules if len(parts.get(m, {})) < 2]
     if missing:
         raise ValueError(
             f"{name} is incomplete: {len(missing)} of {len(modules)} modules lack a factor, first "
             f"{missing[0]!r}; nothing was applied, get the file again"
         )
+    unknown = sorted(tensors.keys() - {key for m in modules for key in parts[m].values()})
     if unknown:
         raise ValueError(
-            f"{name} holds {len(unknown)} tensors that no HYPIR file has, first {unknown[0]!r}; "
-            f"expected {len(modules)} modules and nothing more"
+            f"{name} holds tensors that no HYPIR file has ({len(unknown)} of {len(tensors)}), "
+            f"first {unknown[0]!r}; expected two factors of {len(modules)} modules and nothing more"
         )
-    return {m: (parts[m][order[0]], parts[m][order[1]]) for m in modules}
+    return {m: (tensors[parts[m][order[0]]], tensors[parts[m][order[1]]]) for m in modules}
 
 
 def _rank(name: str, lora: Mapping[str, tuple[Tensor, Tensor]]) -> int:
-    """The one rank of all modules."""
-    rank = next(iter(lora.values()))[1].shape[0]
+    """The one rank of all modules; up is (out, rank[, 1, 1]), down is (rank, in[, k, k])."""
+    rank = mode(down.shape[0] if down.ndim else 0 for _, down in lora.values())
     for module, (up, down) in lora.items():
-        if up.ndim < 2 or down.ndim < 2 or up.shape[1] != down.shape[0] or down.shape[0] != rank:
+        fits = up.ndim > 1 and down.ndim > 1 and up.shape[1] == down.shape[0] == rank
+        if not fits or prod(up.shape[2:]) != 1 or not up.numel() or not down.numel():
             raise ValueError(
                 f"{name} must have one rank throughout ({rank}), but {module!r} has up "
                 f"{tuple(up.shape)} and down {tuple(down.shape)}; get the file again"
@@ -266,8 +273,23 @@ def _rank(name: str, lora: Mapping[str, tuple[Tensor, Tensor]]) -> int:
     return rank
 
 
-def _check_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
-    bad = [k for k, v in tensors.items() if v.is_floating_point() and count_not_finite(v)]
+def _check_texture(name: str, texture: dict[str, Tensor]) -> None:
+    width = texture["out.bias"].numel() if "out.bias" in texture else 0
+    try:
+        check_texture_mlp(texture, width)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _check_numbers(name: str, tensors: Mapping[str, Tensor]) -> None:
+    other = [k for k, v in tensors.items() if v.dtype not in DTYPES]
+    if other:
+        raise ValueError(
+            f"{name} must hold float32, float16 or bfloat16, but {len(other)} of {len(tensors)} "
+            f"tensors do not, first {other[0]!r} with {tensors[other[0]].dtype}; get a file that "
+            f"was not quantized"
+        )
+    bad = [k for k, v in tensors.items() if count_not_finite(v)]
     if bad:
         raise ValueError(
             f"{name} has NaN or infinite values in {len(bad)} of {len(tensors)} tensors, first "
@@ -298,18 +320,15 @@ def _metadata(weights: HypirWeights) -> dict[str, str]:
 
 def _matrix(shape: Shape) -> tuple[int, int]:
     """(out, in * k * k): a linear layer and a 1x1 convolution are the same adapted weight."""
-    inner = 1
-    for n in shape[1:]:
-        inner *= n
-    return shape[0], inner
+    return shape[0], prod(shape[1:])
 
 
 def _guess(tensors: Mapping[str, Tensor]) -> str:
     """What a file that is not HYPIR's seems to be."""
-    names = " ".join(list(tensors)[:50])
+    names = " ".join(tensors)
     if "lora" in names.lower():
         return "a LoRA of another method or base model"
-    if "first_stage_model" in names or "model.diffusion_model" in names:
+    if "first_stage_model." in names or "model.diffusion_model." in names:
         return "a full checkpoint"
     if "encoder" in names or "decoder" in names:
         return "an autoencoder"

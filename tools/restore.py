@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from PIL import Image, ImageOps
+
+from tools.get_host import get_host
+from tools.server import HostError, Progress, Prompt, Server, running
+from tools.stand_in import NOTICE, write_stand_in
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from PIL import Image, ImageOps  # noqa: E402 - after the path, like all that follow
-
-from tools.get_host import get_host  # noqa: E402
-from tools.server import HostError, Progress, Prompt, Server, running  # noqa: E402
-from tools.stand_in import NOTICE, write_stand_in  # noqa: E402
-
 WORKFLOW = ROOT / "workflows" / "restore_photo.json"
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF"}
 FORMATS |= {".tiff": "TIFF", ".bmp": "BMP"}
@@ -49,7 +49,9 @@ class Parser(argparse.ArgumentParser):
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(
-        prog="nox -s restore --", description="Restore a photo with HYPIR in a headless ComfyUI."
+        prog="nox -s restore --",
+        description="Restore a photo with HYPIR in a headless ComfyUI.",
+        allow_abbrev=False,
     )
     parser.add_argument("input", type=Path, metavar="photo", help="the picture to restore")
     parser.add_argument("output", type=Path, metavar="restored", help="the picture to write")
@@ -213,11 +215,12 @@ class Bar:
             self._write("\n" if self.live and self.stage else "")
             self._write("" if self.live else f"{title}\n")
             self.stage = title
-        if self.live:
-            filled = BAR_CELLS * progress.done // max(progress.total, 1)
+        if self.live and progress.total:
+            filled = BAR_CELLS * progress.done // progress.total
             cells = "#" * filled + "." * (BAR_CELLS - filled)
-            count = f"{progress.done}/{progress.total}" if progress.total else ""
-            self._write(f"\r{title:24} [{cells}] {count:10}")
+            self._write(f"\r{title:26} [{cells}] {progress.done}/{progress.total} tiles")
+        elif self.live:
+            self._write(f"\r{title}")
 
     def close(self) -> None:
         self._write("\n" if self.live and self.stage else "")
@@ -239,9 +242,10 @@ def restore(arguments: argparse.Namespace) -> None:
     check_paths(arguments)
     format_ = FORMATS[arguments.output.suffix.lower()]
     photo = read_photo(arguments.input, arguments.scale, format_)
+    host = get_host()
     with tempfile.TemporaryDirectory(prefix="hypir-stand-in-") as folder:
         if arguments.checkpoint is None:
-            _say(NOTICE)
+            _say(f"{NOTICE} Name real weights with --checkpoint and --lora.")
             checkpoint, lora = write_stand_in(Path(folder))
         else:
             checkpoint, lora = arguments.checkpoint, arguments.lora
@@ -249,7 +253,7 @@ def restore(arguments: argparse.Namespace) -> None:
         if arguments.encoder is not None:
             models["vae"] = [arguments.encoder]
         _say("Starting ComfyUI ...")
-        with running(get_host(), models=models) as server:
+        with running(host, models=models) as server:
             prompt = build_prompt(server)
             set_input(prompt, "LoadImage", image=server.upload_image(arguments.input))
             set_input(prompt, "CheckpointLoaderSimple", ckpt_name=checkpoint.name)
@@ -269,7 +273,7 @@ def restore(arguments: argparse.Namespace) -> None:
         size = "x".join(map(str, result.size))
     _say(f"Wrote {arguments.output}, {size} px, from {'x'.join(map(str, photo.size))} px.")
     if arguments.checkpoint is None:
-        _say(NOTICE)
+        _say(f"{NOTICE} Name real weights with --checkpoint and --lora.")
 
 
 def _say(text: str) -> None:

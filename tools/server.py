@@ -3,8 +3,8 @@
     with running(get_host(), models={"checkpoints": [file]}) as server:
         server.run(prompt)
 
-The host gets a base folder of its own in the temporary folder; the models stay where they are
-and are linked into it, so nothing of the user's is copied, listed or written to.
+The host gets a base folder of its own, a temporary one if none is named; the models stay where
+they are and are linked into it, so nothing of the user's is copied, listed or written to.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Watch:
             if kind == "executing" and data["node"] is not None:
                 yield Progress(data["node"], 0, 0)
             elif kind == "progress":
-                yield Progress(data["node"], data["value"], data["max"])
+                yield Progress(data["node"], int(data["value"]), int(data["max"]))
             elif kind == "execution_interrupted":
                 raise Interrupted(f"interrupted in {data['node_type']}")
             elif kind == "execution_error":
@@ -258,6 +258,10 @@ def link(file: Path, place: Path) -> None:
     """Make `file` (or folder) appear at `place`: by a link where the system allows one."""
     place.parent.mkdir(parents=True, exist_ok=True)
     file = file.resolve()
+    if place.is_symlink():  # of an earlier run
+        place.unlink()
+    elif place.exists():
+        return
     try:
         place.symlink_to(file, target_is_directory=file.is_dir())
     except OSError:  # Windows without the right to make links
@@ -287,6 +291,7 @@ def running(
     host: Path,
     *,
     models: Mapping[str, Sequence[Path]] | None = None,
+    base: Path | None = None,
     arguments: Sequence[str] = (),
     echo: bool = False,
     pack: Path = ROOT,
@@ -295,8 +300,9 @@ def running(
 
     Args:
         host: folder of a ComfyUI.
-        models: files by the host's model folder (checkpoints, loras, vae, ...); a folder's
-            combo lists exactly these.
+        models: files by the host's model folder (checkpoints, loras, vae, ...); in a temporary
+            base a folder's combo lists exactly these.
+        base: where the host keeps models, inputs and outputs; temporary if not given.
         arguments: more for main.py.
         echo: show the host's log instead of keeping it.
         pack: folder of the pack.
@@ -304,10 +310,12 @@ def running(
     Raises:
         HostError: if the host does not come up; with the end of its log.
     """
-    with tempfile.TemporaryDirectory(prefix="hypir-host-", ignore_cleanup_errors=True) as folder:
-        base = Path(folder).resolve()
+    with contextlib.ExitStack() as stack:
+        if base is None:
+            folder = tempfile.TemporaryDirectory(prefix="hypir-host-", ignore_cleanup_errors=True)
+            base = Path(stack.enter_context(folder)).resolve()
         for name in ("input", "output", "temp", "custom_nodes", "models"):
-            (base / name).mkdir()
+            (base / name).mkdir(parents=True, exist_ok=True)
         link(pack, base / "custom_nodes" / PACK)
         for kind, files in (models or {}).items():
             for file in files:
@@ -320,17 +328,15 @@ def running(
         # the host's own choice of attention on a CPU takes more than twice the time
         command += [] if has_gpu() else ["--cpu", "--use-pytorch-cross-attention"]
         log = base / "log.txt"
-        with log.open("wb") as stream:
-            output: IO[bytes] | None = None if echo else stream
-            process = subprocess.Popen(
-                [*command, *arguments], stdout=output, stderr=output, cwd=host, env=_environment()
-            )
-            server = Server(process, port, base, log)
-            try:
-                server.wait_until_ready()
-                yield server
-            finally:
-                server.stop()
+        stream = stack.enter_context(log.open("wb"))
+        output: IO[bytes] | None = None if echo else stream
+        process = subprocess.Popen(
+            [*command, *arguments], stdout=output, stderr=output, cwd=host, env=_environment()
+        )
+        server = Server(process, port, base, log)
+        stack.callback(server.stop)
+        server.wait_until_ready()
+        yield server
 
 
 def _environment() -> dict[str, str]:

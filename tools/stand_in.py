@@ -2,8 +2,7 @@
 
 It runs the whole graph on a machine that has no weights, and restores nothing: the picture that
 comes out is a soft copy of the one that went in. How it is built:
-  VAE   the TAESD layout with hand-made weights. The encoder takes the mean colour of every 8x8
-        block, the decoder puts it back with smooth (bilinear) enlarging.
+  VAE   block means in, linear enlarging out: see stand_in_vae.py.
   UNet  the SD2 class at its real width, two levels of one block each. All weights are views of
         one random vector, so the file stays small; the last convolution is zero, so eps = 0
         and x0 = z / sqrt(abar_200).
@@ -19,13 +18,17 @@ import math
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tools.stand_in_vae import vae_weights
+
 NOTICE = (
     "This is the stand-in model made on the spot: it shows that everything runs, but it does not "
-    "restore. Name real weights with --checkpoint and --lora."
+    "restore."
 )
 CHECKPOINT = "stand_in_sd2.ckpt"
 LORA = "stand_in_hypir.safetensors"
@@ -34,8 +37,6 @@ WIDTH = 320  # model channels of SD2; the host knows the class by this number
 TIME_WIDTH = 4 * WIDTH
 CONTEXT = 1024  # width of CLIP-H
 CLIP_LAYERS, CLIP_TOKENS, CLIP_WORDS = 24, 77, 49408
-VAE_WIDTH = 64  # channels of TAESD
-LATENT_SCALE = 0.18215  # SD 2.1 VAE config
 RANK = 4
 
 
@@ -159,107 +160,6 @@ def clip_weights(views: Views) -> dict[str, Tensor]:
     return weights
 
 
-# -------------------------------------------------------------------------------------- VAE
-# Channels 0 to 2 carry red, green and blue in [0, 1]; channel 3 of the decoder carries a one,
-# with which it repairs what the zero padding takes from the border.
-
-ONE = 3
-HALVE = (0.0, 0.5, 0.5)  # taps at -1, 0, 1 with stride 2: the mean of pixels 2i and 2i+1
-SMOOTH = (0.25, 0.5, 0.25)  # after doubling pixels: linear interpolation
-EDGE, CORNER = 0.75, 0.75**2  # what SMOOTH leaves of a one beside one border, beside two
-GATE = 8.0  # far above any colour: closes a ReLU where the repair does not belong
-
-
-def vae_weights(views: Views) -> dict[str, Tensor]:
-    """State dict in TAESD's layout; block means in, bilinear enlarging out."""
-    weights: dict[str, Tensor] = {}
-
-    def conv(name: str, out: int = VAE_WIDTH, into: int = VAE_WIDTH, bias: bool = True) -> None:
-        weights[f"{name}.weight"] = views.zeros(out, into, 3, 3)
-        if bias:
-            weights[f"{name}.bias"] = views.zeros(out)
-
-    def block(name: str) -> None:  # all zero: ReLU(0 + x) = x, as colours are not negative
-        for number in (0, 2, 4):
-            conv(f"{name}.conv.{number}")
-
-    def mutable(name: str) -> Tensor:
-        weights[name] = weights[name].clone(memory_format=torch.contiguous_format)
-        return weights[name]
-
-    def separable(name: str, taps: tuple[float, ...], channels: range) -> None:
-        kernel = torch.outer(torch.tensor(taps), torch.tensor(taps))
-        weight = mutable(f"{name}.weight")
-        for channel in channels:
-            weight[channel, channel] = kernel
-
-    encoder = "taesd_encoder"
-    conv(f"{encoder}.0", into=3)
-    separable(f"{encoder}.0", (0.0, 1.0, 0.0), range(3))
-    block(f"{encoder}.1")
-    for first in (2, 6, 10):
-        conv(f"{encoder}.{first}", bias=False)
-        separable(f"{encoder}.{first}", HALVE, range(3))
-        for number in range(first + 1, first + 4):
-            block(f"{encoder}.{number}")
-    conv(f"{encoder}.14", out=4)
-    to_latent, shift = mutable(f"{encoder}.14.weight"), mutable(f"{encoder}.14.bias")
-    for channel in range(3):  # the fourth latent channel stays 0
-        to_latent[channel, channel, 1, 1], shift[channel] = 2.0, -1.0
-
-    decoder = "taesd_decoder"
-    conv(f"{decoder}.1", into=4)
-    from_latent, shift = mutable(f"{decoder}.1.weight"), mutable(f"{decoder}.1.bias")
-    for channel in range(3):
-        from_latent[channel, channel, 1, 1], shift[channel] = 0.5, 0.5
-    shift[ONE] = 1.0
-    for first in (3, 8, 13):
-        for number in range(first, first + 3):
-            if number != 18:
-                block(f"{decoder}.{number}")
-    block(f"{decoder}.18")
-    for up in (7, 12, 17):
-        conv(f"{decoder}.{up}", bias=False)
-        separable(f"{decoder}.{up}", SMOOTH, range(4))
-        repair = f"{decoder}.{up + 1}.conv"
-        _repair_border(*(mutable(f"{repair}.{n}.{k}") for n in (0, 2, 4) for k in KINDS))
-    conv(f"{decoder}.19", out=3)
-    separable(f"{decoder}.19", (0.0, 1.0, 0.0), range(3))
-
-    weights["vae_scale"] = torch.tensor(LATENT_SCALE)
-    weights["vae_shift"] = torch.tensor(0.0)
-    return weights
-
-
-KINDS = ("weight", "bias")
-
-
-def _repair_border(
-    weight0: Tensor, bias0: Tensor, weight2: Tensor, bias2: Tensor, weight4: Tensor, bias4: Tensor
-) -> None:
-    """Make a residual block divide by what is left of the one: 1, EDGE or CORNER.
-
-    A ReLU network cannot divide, but there are three cases: with c the faded one,
-    g = relu(a v + GATE (limit - c)) is 0 above the limit and a v on it.
-    """
-    at_edge = 1 / EDGE - 1
-    at_corner = 1 / CORNER - 1 - at_edge
-    excess, fade = 6, 7
-    for colour in range(3):
-        for hidden, gain, limit in ((colour, at_edge, EDGE), (3 + colour, at_corner, CORNER)):
-            weight0[hidden, colour, 1, 1] = gain
-            weight0[hidden, ONE, 1, 1] = -GATE
-            bias0[hidden] = GATE * limit
-            weight4[colour, hidden, 1, 1] = 1.0
-        weight4[colour, excess, 1, 1] = -1.0  # what the edge's gate adds in the corner
-    weight0[excess, ONE, 1, 1], bias0[excess] = -GATE, GATE * EDGE
-    weight0[fade, ONE, 1, 1], bias0[fade] = -1.0, 1.0
-    weight4[ONE, fade, 1, 1] = 1.0
-    for hidden in range(8):
-        weight2[hidden, hidden, 1, 1] = 1.0
-    # bias2 and bias4 stay 0
-
-
 # ------------------------------------------------------------------------------------- LoRA
 
 
@@ -333,7 +233,7 @@ def write_checkpoint(file: Path) -> Path:
     views = Views()
     parts = {
         "model.diffusion_model.": unet_weights(views),
-        "first_stage_model.": vae_weights(views),
+        "first_stage_model.": vae_weights(),
         "cond_stage_model.model.": clip_weights(views),
     }
     tensors = {prefix + name: w for prefix, part in parts.items() for name, w in part.items()}

@@ -17,13 +17,20 @@ from . import small_models
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def pytest_collection_modifyitems(items):
+    """Everything in this folder needs the host."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.host)
+
+
 @pytest.fixture(scope="session")
 def host(tmp_path_factory) -> SimpleNamespace:
     """The host's modules and the pack's nodes by id."""
     folder = get_host()
     # First, since this repository has a folder `nodes` too.
     sys.path.insert(0, str(folder))
-    arguments, sys.argv = sys.argv, ["main.py", "--cpu"]
+    arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--use-pytorch-cross-attention"]
     import comfy.options
 
     comfy.options.enable_args_parsing()

@@ -128,7 +128,7 @@ def unet_for_host(unet) -> dict[str, Tensor]:
     state = unet.state_dict()
     missing = set(state) - set(names)
     assert not missing, f"no host name for {sorted(missing)[:3]}"
-    return {f"model.diffusion_model.{names[key]}": value.clone() for key, value in state.items()}
+    return {f"model.diffusion_model.{names[key]}": value for key, value in state.items()}
 
 
 def host_model(state: dict[str, Tensor]):

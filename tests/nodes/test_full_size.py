@@ -16,11 +16,28 @@ from . import small_models
 from .test_parity import FLUX_TARGETS, SD3_TARGETS, UNET_TARGETS
 
 
+def sd21_unet_on_meta():
+    """SD 2.1's UNet in diffusers, without memory for its weights."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        return UNet2DConditionModel(
+            sample_size=64,
+            in_channels=4,
+            out_channels=4,
+            down_block_types=(*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+            up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+            block_out_channels=(320, 640, 1280, 1280),
+            layers_per_block=2,
+            attention_head_dim=(5, 10, 20, 20),
+            cross_attention_dim=1024,
+            use_linear_projection=True,
+        ).eval()
+
+
 def full_size(name: str):
     """The diffusers network of a prior with its published configuration."""
     from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
-
-    from .test_public_file import sd21_unet_on_meta
 
     if name in ("sd2", "sd2-v"):
         return sd21_unet_on_meta()

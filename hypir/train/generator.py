@@ -1,0 +1,218 @@
+"""The generator: one step through the adapted network, and the autoencoder around it.
+
+The step itself is hypir.one_step, the same that the nodes run; here are only the calls of
+diffusers' networks and autoencoders. Legend: z scaled latent, x_t = k z, m model timestep.
+"""
+
+import copy
+from collections.abc import Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from hypir.noise import standard_normal
+from hypir.one_step import OneStep, predict_x0, restore_tile
+from hypir.priors import Prior
+from hypir.texture import embed_richness, init_texture_mlp
+
+from .models import Condition
+
+
+class TextureToken(nn.Module):
+    """hypir.texture's MLP with trainable weights."""
+
+    def __init__(self, width: int, seed: int = 0):
+        super().__init__()
+        weights = init_texture_mlp(width, seed=seed)
+        self.register_buffer("frequencies", weights.pop("frequencies"))
+        self.layers = nn.ParameterDict({_dotless(k): nn.Parameter(v) for k, v in weights.items()})
+
+    def weights(self) -> dict[str, Tensor]:
+        """As hypir.texture and weight files have them."""
+        named = {k.replace("_", "."): v for k, v in self.layers.items()}
+        return {"frequencies": self.frequencies, **named}
+
+    def forward(self, richness: Tensor) -> Tensor:
+        """(B,) to one token each, (B, 1, width)."""
+        return embed_richness(richness, self.weights())
+
+
+class Generator(nn.Module):
+    """Scaled latents of bad pictures to those of good ones, in one step of the network."""
+
+    def __init__(
+        self,
+        prior: Prior,
+        network: nn.Module,
+        timestep: int,
+        coefficient_timestep: int,
+        input_scale: float,
+        texture: TextureToken | None = None,
+        conditions: Mapping[str, float] | None = None,
+    ):
+        super().__init__()
+        self.prior, self.network, self.texture = prior, network, texture
+        self.timestep = timestep
+        self.one_step: OneStep = prior.step(timestep, coefficient_timestep, input_scale)
+        self.conditions = dict(prior.conditions if conditions is None else conditions)
+
+    def forward(
+        self, z: Tensor, tokens: Tensor, pooled: Tensor | None, richness: Tensor | None = None
+    ) -> Tensor:
+        """Clean scaled latents (B, C, h, w), at the precision of z.
+
+        Args:
+            z: scaled latents of the degraded pictures.
+            tokens, pooled: of the captions.
+            richness: asked for (B,), or None for no richness token.
+        """
+        if richness is not None and self.texture is not None:
+            token = self.texture(richness)
+            tokens = torch.cat([tokens, token.to(tokens.dtype)], dim=1)
+        condition = Condition(tokens, pooled)
+        t = torch.full((len(z),), float(self.timestep), device=z.device)
+
+        def predict(x_t: Tensor) -> Tensor:
+            output = call_network(self.prior, self.network, x_t, t, condition, self.conditions)
+            step = self.one_step
+            return predict_x0(step.prediction, x_t, output.to(x_t.dtype), step.model_level)
+
+        return restore_tile(z, predict, self.one_step)
+
+
+def call_network(
+    prior: Prior,
+    network: nn.Module,
+    x_t: Tensor,
+    t: Tensor,
+    condition: Condition,
+    conditions: Mapping[str, float],
+) -> Tensor:
+    """Output of a diffusers network, whatever its class.
+
+    Args:
+        x_t: (B, C, h, w).
+        t: (B,) timesteps, 0 to 999, for flow 1000 s.
+        condition: of the text.
+        conditions: what else the prior is told (SDXL's sizes, Flux's guidance).
+    """
+    dtype = network_dtype(network)
+    x, tokens = x_t.to(dtype), condition.tokens.to(dtype)
+    pooled = condition.pooled.to(dtype) if condition.pooled is not None else None
+    if prior.name == "flux":
+        return _call_flux(network, x, t, tokens, pooled, conditions)
+    if prior.name == "sd3":
+        return network(x, tokens, pooled, t, return_dict=False)[0]
+    extra = {}
+    if prior.name == "sdxl":
+        height, width = conditions["height"], conditions["width"]
+        # Original size, top left corner of the crop, target size; height first.
+        sizes = x.new_tensor([height, width, 0, 0, height, width]).expand(len(x), -1)
+        extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes}
+    return network(x, t, encoder_hidden_states=tokens, return_dict=False, **extra)[0]
+
+
+def network_dtype(network: nn.Module) -> torch.dtype:
+    """Precision of the frozen weights."""
+    return next(p.dtype for n, p in network.named_parameters() if ".lora_" not in n)
+
+
+def pack(latent: Tensor) -> Tensor:
+    """(B, C, h, w) to Flux's tokens (B, h/2 * w/2, 4 C): squares of 2x2 cells, channels first."""
+    b, c, h, w = latent.shape
+    squares = latent.reshape(b, c, h // 2, 2, w // 2, 2)
+    return squares.permute(0, 2, 4, 1, 3, 5).reshape(b, h // 2 * (w // 2), c * 4)
+
+
+def unpack(tokens: Tensor, h: int, w: int) -> Tensor:
+    """The inverse of pack."""
+    b, _, width = tokens.shape
+    squares = tokens.reshape(b, h // 2, w // 2, width // 4, 2, 2)
+    return squares.permute(0, 3, 1, 4, 2, 5).reshape(b, width // 4, h, w)
+
+
+def _call_flux(network, x, t, tokens, pooled, conditions) -> Tensor:
+    h, w = x.shape[-2:]
+    rows, columns = torch.meshgrid(torch.arange(h // 2), torch.arange(w // 2), indexing="ij")
+    places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)
+    guidance = None
+    if network.config.guidance_embeds:
+        guidance = torch.full((len(x),), float(conditions["guidance"]), device=x.device)
+    output = network(
+        hidden_states=pack(x),
+        encoder_hidden_states=tokens,
+        pooled_projections=pooled,
+        timestep=t / 1000,  # diffusers multiplies by 1000 again
+        img_ids=places.to(x),
+        txt_ids=x.new_zeros(tokens.shape[1], 3),
+        guidance=guidance,
+        return_dict=False,
+    )[0]
+    return unpack(output, h, w)
+
+
+@contextmanager
+def shifted_positions(network: nn.Module, dy: int, dx: int):
+    """Within, an SD3 network reads its position table shifted by (dy, dx), periodically.
+
+    It reads the middle of the table only, so a network trained on small crops would never see the
+    rest, which larger tiles need.
+    """
+    embed = network.pos_embed
+    table, side = embed.pos_embed, embed.pos_embed_max_size
+    square = table.reshape(1, side, side, -1)
+    embed.pos_embed = square.roll((dy, dx), (1, 2)).reshape(table.shape)
+    try:
+        yield
+    finally:
+        embed.pos_embed = table
+
+
+class Encoder(nn.Module):
+    """The encoding half of an autoencoder, apart from it: pixels to scaled latents."""
+
+    def __init__(self, vae: nn.Module, prior: Prior):
+        super().__init__()
+        self.encoder = copy.deepcopy(vae.encoder)
+        quant = getattr(vae, "quant_conv", None)
+        self.quant_conv = copy.deepcopy(quant) if quant is not None else None
+        self.tiny = is_tiny(vae)
+        self.prior = prior
+
+    def forward(self, pixels: Tensor, seeds: list[int] | None = None) -> Tensor:
+        """Scaled latents (B, C, h, w): the mean, or a sample of the posterior, one seed each."""
+        pixels = pixels.to(next(self.encoder.parameters()).dtype)
+        moments = self.encoder(pixels)
+        if self.tiny:
+            return moments
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        mean, log_variance = moments.chunk(2, dim=1)
+        if seeds is not None:
+            noise = torch.stack([standard_normal(mean.shape[1:], seed) for seed in seeds])
+            # The bounds of diffusers' posterior.
+            mean = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise.to(mean)
+        return (mean - self.prior.latent_shift) * self.prior.latent_scale
+
+    def state_for(self, vae: nn.Module) -> dict[str, Tensor]:
+        """The state dict of `vae` with this encoding half."""
+        own = {k: v for k, v in self.state_dict().items() if k.startswith(("encoder.", "quant"))}
+        return {**vae.state_dict(), **own}
+
+
+def decode(vae: nn.Module, prior: Prior, z: Tensor) -> Tensor:
+    """Scaled latents to pixels (B, 3, 8 h, 8 w), not clamped."""
+    z = z.to(next(vae.decoder.parameters()).dtype)
+    if not is_tiny(vae):
+        z = z / prior.latent_scale + prior.latent_shift
+    return vae.decode(z, return_dict=False)[0]
+
+
+def is_tiny(vae: nn.Module) -> bool:
+    """Whether an autoencoder has TAESD's layout: its latents are scaled already."""
+    return type(vae).__name__ == "AutoencoderTiny"
+
+
+def _dotless(name: str) -> str:
+    return name.replace(".", "_")  # ParameterDict keys hold no dots

@@ -1,0 +1,120 @@
+"""Loss terms between pixels in [-1, 1], and those of the two players.
+
+Weights as published with the SD2 weights: 1 MSE + 5 LPIPS + 0.5 GAN. The pyramid term needs no
+backbone (Bojanowski et al. 2018, Lap1); the GAN terms are those of vision-aided GANs (Kumari et al.
+2022): binary cross entropy with a target of 0.8 for real, summed over levels.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PYRAMID_LEVELS = 4
+CHROMA_PX = 8
+"""Chroma is compared in means of this side: it is learnt last, and there first."""
+YCBCR = ((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813))  # BT.601
+
+
+def pyramid_loss(result: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of Laplacian pyramids, each level weighing the same.
+
+    A level is the picture minus its reduced and enlarged copy, the last one what is left. With one
+    mean per level, a level of 4^i fewer values has the weight 4^i per value.
+    """
+    difference = result - target  # the pyramid is linear
+    loss = difference.new_zeros(())
+    for _ in range(min(PYRAMID_LEVELS, min(difference.shape[-2:]).bit_length() - 1)):
+        small = F.avg_pool2d(difference, 2, ceil_mode=True)
+        large = F.interpolate(small, difference.shape[-2:], mode="bilinear", align_corners=False)
+        loss = loss + (difference - large).abs().mean()
+        difference = small
+    return loss + difference.abs().mean()
+
+
+def chroma_loss(result: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of Cb and Cr in means of 8x8 pixels."""
+    difference = F.avg_pool2d(result - target, CHROMA_PX)
+    weights = difference.new_tensor(YCBCR[1:])
+    return torch.einsum("ij,bjhw->bihw", weights, difference).abs().mean()
+
+
+class Lpips(nn.Module):
+    """LPIPS with VGG (Zhang et al. 2018) on pixels in [-1, 1]."""
+
+    def __init__(self, backbone: str = ""):
+        """`backbone`: state dict of torchvision's vgg16; empty = torchvision's own loader.
+
+        Raises:
+            ValueError: naming what to download if the backbone cannot be had.
+        """
+        super().__init__()
+        from lpips import LPIPS
+
+        try:
+            self.net = LPIPS(net="vgg", pnet_rand=bool(backbone), verbose=False)
+            if backbone:
+                _load_vgg(self.net.net, torch.load(backbone, weights_only=True))
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"LPIPS needs the VGG16 of torchvision, which cannot be loaded ({error}); download "
+                f"https://download.pytorch.org/models/vgg16-397923af.pth and give it as "
+                f"--lpips-backbone, or train without it (--lpips 0)"
+            ) from error
+        self.requires_grad_(False).eval()
+
+    def forward(self, result: Tensor, target: Tensor) -> Tensor:
+        """Mean over the batch."""
+        return self.net(result, target).mean()
+
+
+def generator_loss(logits: Sequence[Tensor], kind: str, target: float) -> Tensor:
+    """What the generator pays for looking restored, summed over levels."""
+    if kind == "hinge":
+        return sum(-level.mean() for level in logits)
+    return sum(_bce(level, target) for level in logits)
+
+
+def discriminator_loss(
+    real: Sequence[Tensor], fake: Sequence[Tensor], kind: str, target: float
+) -> Tensor:
+    """What the discriminator pays for mistakes, summed over levels, halved over real and fake."""
+    if kind == "hinge":
+        pairs = [
+            (F.relu(1 - r).mean(), F.relu(1 + f).mean()) for r, f in zip(real, fake, strict=True)
+        ]
+    else:
+        pairs = [(_bce(r, target), _bce(f, 0.0)) for r, f in zip(real, fake, strict=True)]
+    return sum(r + f for r, f in pairs) / 2
+
+
+def accuracy(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Share of pictures that the discriminator judges right, by the mean over levels."""
+
+    def mean(logits: Sequence[Tensor]) -> Tensor:
+        return torch.stack([level.flatten(1).mean(1) for level in logits]).mean(0)
+
+    return ((mean(real) > 0).float().mean() + (mean(fake) < 0).float().mean()) / 2
+
+
+def _bce(logits: Tensor, target: float) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+def _load_vgg(slices: nn.Module, state: dict[str, Tensor]) -> None:
+    """LPIPS cuts vgg16's `features` in five slices and keeps the numbers of the layers."""
+    for key in slices.state_dict():
+        _, layer, leaf = key.split(".")
+        name = f"features.{layer}.{leaf}"
+        if name not in state:
+            raise RuntimeError(f"the file lacks {name!r}, it is not a vgg16 of torchvision")
+        slices.get_submodule(key.rpartition(".")[0])._parameters[leaf].data.copy_(state[name])
+
+
+def lpips_is_at_hand(backbone: str = "") -> bool:
+    """Whether LPIPS can be made without a download."""
+    if backbone:
+        return Path(backbone).is_file()
+    return (Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth").is_file()

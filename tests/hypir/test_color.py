@@ -1,0 +1,123 @@
+"""Colour transfer against scipy's convolution and the moments of the reference."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+from torch.testing import assert_close
+
+from hypir.color import FLAT_STD, HALO_PX, STRIP_PX, low_pass, transfer_color, transfer_color_
+
+
+def random_image(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def a_trous(plane: np.ndarray) -> np.ndarray:
+    """StableSR's wavelet_blur, five levels, with scipy in float64."""
+    for dilation in (1, 2, 4, 8, 16):
+        kernel = np.zeros((2 * dilation + 1, 2 * dilation + 1))
+        kernel[::dilation, ::dilation] = np.outer([1, 2, 1], [1, 2, 1]) / 16
+        plane = scipy.ndimage.convolve(plane, kernel, mode="nearest")
+    return plane
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 40), (70, 45)], ids=str)
+def test_the_low_pass_is_scipys_convolution(size):
+    image = random_image(2, *size, 3)
+    planes = np.moveaxis(image.double().numpy(), -1, 1)  # BHWC -> BCHW
+    expected = np.stack([np.stack([a_trous(plane) for plane in item]) for item in planes])
+    assert_close(low_pass(image), torch.from_numpy(np.moveaxis(expected, 1, -1)).float())
+
+
+def test_the_low_pass_reaches_as_far_as_its_halo():
+    impulse = torch.zeros(1, 101, 1, 1, dtype=torch.float64)
+    impulse[0, 50] = 1
+    reached = low_pass(impulse)[0, :, 0, 0].nonzero().flatten()
+    assert (reached.min(), reached.max()) == (50 - HALO_PX, 50 + HALO_PX)
+    assert float(low_pass(impulse).sum()) == pytest.approx(1)
+
+
+def test_wavelet_keeps_the_detail_and_takes_the_colours():
+    image, reference = random_image(2, 60, 50, 3), random_image(2, 60, 50, 3, seed=1)
+    result = transfer_color(image, reference, "wavelet")
+    assert_close(result, image - low_pass(image) + low_pass(reference), rtol=1e-5, atol=1e-6)
+
+
+EDGES = (1, HALO_PX, HALO_PX + 1, STRIP_PX - 1, STRIP_PX, STRIP_PX + 1)
+EDGES += tuple(STRIP_PX + HALO_PX + d for d in (-1, 0, 1)) + (2 * STRIP_PX, 2 * STRIP_PX + 3)
+
+
+@pytest.mark.parametrize("height", EDGES)
+def test_strips_give_what_the_whole_gives(height):
+    image, reference = random_image(1, height, 5, 3), random_image(1, height, 5, 3, seed=1)
+    whole = image + 0.7 * low_pass(reference - image)
+    result = transfer_color(image, reference, "wavelet", 0.7)
+    assert_close(result, whole, rtol=0, atol=1e-6)
+
+
+def test_adain_gives_the_moments_of_the_reference():
+    image, reference = random_image(2, 60, 50, 3) * 0.3, random_image(2, 40, 70, 3, seed=1)
+    same_size = random_image(2, 60, 50, 3, seed=1) ** 2
+    result = transfer_color(image, same_size, "adain").double().numpy()
+    for statistic in (np.mean, np.std):
+        expected = statistic(same_size.double().numpy(), axis=(1, 2))
+        np.testing.assert_allclose(statistic(result, axis=(1, 2)), expected, atol=1e-5)
+    assert transfer_color(image, reference, "adain").shape == image.shape
+
+
+def test_adain_of_a_flat_channel_takes_the_mean_and_stretches_no_rounding():
+    reference = random_image(1, 60, 50, 3)
+    flat = torch.full((1, 60, 50, 3), 0.3)
+    flat[..., 1] += 1e-6 * random_image(60, 50)  # once blown up to the reference's contrast
+    assert float(flat.std(dim=(1, 2)).max()) < FLAT_STD
+    result = transfer_color(flat, reference, "adain")
+    assert_close(result, reference.mean(dim=(1, 2), keepdim=True).expand_as(result))
+
+
+@pytest.mark.parametrize("method", ["wavelet", "adain"])
+def test_the_transfer_is_linear_in_strength(method):
+    image, reference = random_image(1, 40, 30, 3), random_image(1, 40, 30, 3, seed=1)
+    full = transfer_color(image, reference, method)
+    quarter = transfer_color(image, reference, method, 0.25)
+    assert_close(quarter, image + 0.25 * (full - image), rtol=1e-5, atol=1e-6)
+    assert transfer_color(image, reference, method, 0) is image
+
+
+@pytest.mark.parametrize("method", ["wavelet", "adain"])
+def test_an_image_is_unchanged_by_its_own_colours(method):
+    image = random_image(2, 40, 30, 3)
+    assert_close(transfer_color(image, image.clone(), method), image, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["wavelet", "adain"])
+def test_in_place_is_the_same_and_the_input_of_the_other_stays(method):
+    image, reference = random_image(3, 40, 30, 3), random_image(1, 40, 30, 3, seed=1)
+    before = image.clone()
+    result = transfer_color(image, reference, method, 0.5)
+    assert torch.equal(image, before)
+    transfer_color_(image, reference, method, 0.5)
+    assert torch.equal(image, result)
+    one = transfer_color(before[1:2], reference, method, 0.5)
+    assert torch.equal(result[1:2], one)  # an item of a batch is that item alone
+
+
+def test_a_reference_of_another_size_is_stretched():
+    image = random_image(1, 40, 30, 3)
+    small = torch.full((1, 8, 9, 3), 0.25)
+    assert_close(
+        transfer_color(image, small), image - low_pass(image) + 0.25, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_values_beyond_the_range_are_kept():
+    image, reference = random_image(1, 8, 8, 3), torch.full((1, 8, 8, 3), 3.0)
+    assert float(transfer_color(image, reference).mean()) > 2
+
+
+def test_an_unknown_method_and_a_wrong_count_are_refused():
+    image = random_image(2, 4, 4, 3)
+    with pytest.raises(ValueError, match="one of wavelet, adain, got 'lab'"):
+        transfer_color(image, image, "lab")
+    with pytest.raises(ValueError, match=r"as many as there are results \(2\), got 3"):
+        transfer_color(image, random_image(3, 4, 4, 3))

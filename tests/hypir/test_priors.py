@@ -1,0 +1,126 @@
+"""The base models: defaults that belong together, against diffusers' configurations."""
+
+from dataclasses import FrozenInstanceError
+from math import sqrt
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hypir.one_step import NoiseLevel, flow_level
+from hypir.priors import FLUX, PRIORS, SD2, SD2_V, SD3, SDXL, VAE_COST
+from hypir.tiling import LADDER
+
+every_prior = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
+ALPHA_BAR_200 = 0.7537  # alphas_cumprod[200] of the SD scheduler
+
+
+def test_every_prior_is_found_by_its_name():
+    assert list(PRIORS) == ["sd2", "sd2-v", "sdxl", "sd3", "flux"]
+    assert all(name == prior.name for name, prior in PRIORS.items())
+    with pytest.raises(FrozenInstanceError):
+        SD2.name = "other"
+    with pytest.raises(TypeError):
+        SDXL.conditions["width"] = 512
+
+
+@every_prior
+def test_the_default_levels_are_equal_in_signal_to_noise(prior):
+    expected = ALPHA_BAR_200 / (1 - ALPHA_BAR_200)
+    assert prior.level(prior.timestep).snr == pytest.approx(expected, rel=0.01)
+
+
+@every_prior
+def test_the_default_input_scale_is_one_or_the_flow_states_deviation(prior):
+    k = 1 / (sqrt(ALPHA_BAR_200) + sqrt(1 - ALPHA_BAR_200))
+    assert prior.input_scale == pytest.approx(k if prior.prediction == "flow" else 1, rel=2e-3)
+
+
+def test_the_step_takes_both_levels_and_the_scale():
+    step = SD3.step(364, 250, 0.7)
+    assert (step.prediction, step.input_scale) == ("flow", 0.7)
+    assert (step.model_level, step.coefficient_level) == (flow_level(364), flow_level(250))
+    assert SD2_V.step(0, 999, 1.0).model_level == SD2_V.level(0)
+    assert isinstance(SDXL.step(200, 200, 1.0).model_level, NoiseLevel)
+
+
+@every_prior
+def test_a_step_outside_the_schedule_is_refused_by_the_inputs_name(prior):
+    least = 1 if prior.prediction == "flow" else 0
+    for t in (least - 1, 1000):
+        sentence = f"^timestep must be between {least} and 999 for .*, got {t}; use -1"
+        with pytest.raises(ValueError, match=sentence):
+            prior.step(t, 200, 1.0)
+        with pytest.raises(ValueError, match=f"^coefficient_timestep must .*, got {t}; use -1"):
+            prior.step(200, t, 1.0)
+    assert (prior.timesteps[0], prior.timesteps[-1]) == (least, 999)
+
+
+@pytest.mark.parametrize("cost", [*(p.tile for p in PRIORS.values()), VAE_COST])
+def test_tile_sizes_are_whole_steps(cost):
+    assert 2 * cost.overlap <= cost.smallest <= cost.largest
+    assert all(side % cost.align == 0 for side in (cost.smallest, cost.largest, *LADDER))
+
+
+def counted(model: torch.nn.Module, *inputs: torch.Tensor, **more: torch.Tensor) -> float:
+    """TFLOP of one call, as torch counts them (a multiplication and an addition are two)."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(*inputs, **more)
+    return counter.get_total_flops() / 1e12
+
+
+def on_meta(*shape: int) -> torch.Tensor:
+    return torch.empty(*shape, device="meta")
+
+
+@pytest.mark.parametrize("cells", [64, 96, 128])
+def test_the_sd2_cost_is_that_of_the_full_network(cells):
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        network = UNet2DConditionModel(
+            cross_attention_dim=1024,
+            attention_head_dim=[5, 10, 20, 20],
+            use_linear_projection=True,
+        )
+    got = counted(network, on_meta(1, 4, cells, cells), on_meta(1), on_meta(1, 77, 1024))
+    assert SD2.tile.of(cells, cells) == pytest.approx(got, rel=0.03)
+    assert SD2_V.tile.of(cells, cells) == SD2.tile.of(cells, cells)
+
+
+@pytest.mark.parametrize("cells", [64, 128])
+def test_the_vae_cost_is_that_of_the_full_autoencoder(cells):
+    from diffusers import AutoencoderKL
+
+    with torch.device("meta"):
+        vae = AutoencoderKL(
+            down_block_types=["DownEncoderBlock2D"] * 4,
+            up_block_types=["UpDecoderBlock2D"] * 4,
+            block_out_channels=[128, 256, 512, 512],
+            layers_per_block=2,
+        )
+    got = counted(vae, on_meta(1, 3, 8 * cells, 8 * cells))
+    assert VAE_COST.of(cells, cells) == pytest.approx(got, rel=0.03)
+
+
+def test_latent_formats_are_those_of_the_autoencoders():
+    # scaling_factor, shift_factor, latent_channels of each model's vae/config.json
+    expected = {
+        "sd2": (0.18215, 0.0, 4),
+        "sd2-v": (0.18215, 0.0, 4),
+        "sdxl": (0.13025, 0.0, 4),
+        "sd3": (1.5305, 0.0609, 16),
+        "flux": (0.3611, 0.1159, 16),
+    }
+    for name, prior in PRIORS.items():
+        got = (prior.latent_scale, prior.latent_shift, prior.latent_channels)
+        assert got == expected[name]
+
+
+def test_text_widths_are_those_of_the_text_encoders():
+    # OpenCLIP-H 1024; CLIP-L 768 + bigG 1280; T5-XXL 4096 with both pooled, or CLIP-L's
+    widths = {p.name: (p.token_width, p.pooled_width) for p in (SD2, SD2_V, SDXL, SD3, FLUX)}
+    assert widths["sd2"] == widths["sd2-v"] == (1024, 0)
+    assert widths["sdxl"] == (768 + 1280, 1280)
+    assert widths["sd3"] == (4096, 768 + 1280)
+    assert widths["flux"] == (4096, 768)
