@@ -1,8 +1,5 @@
 """HYPIR for ComfyUI: one-step image restoration on the host's own models."""
 
-WEB_DIRECTORY = "./web"
-
-
 async def comfy_entrypoint():
     """The host's door: the extension with all nodes."""
     from .nodes import HYPIRExtension

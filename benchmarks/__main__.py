@@ -27,7 +27,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("benchmarks").setLevel(logging.INFO)
     command, options = split_command(sys.argv[1:])
-    if command not in COMMANDS or options in (["-h"], ["--help"]) and len(sys.argv) == 2:
+    if command not in COMMANDS or sys.argv[1:] in (["-h"], ["--help"]):
         lines = [f"  {name:<8} {text}" for name, text in COMMANDS.items()]
         sys.stdout.write("\n".join(["python -m benchmarks [command] [options]", *lines, ""]))
         sys.exit(0 if command in COMMANDS else 2)

@@ -33,9 +33,7 @@ class LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, self.live + size)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = {
-            t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if _is_tensor(t)
-        }
+        before = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if _is_tensor(t)}
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if not _is_tensor(tensor):

@@ -53,9 +53,7 @@ def bytes_of_call(stage: str, batch: int, height: int, width: int) -> int:
 def _probe(stage: str, batch: int, height: int, width: int) -> int:
     unet, vae = _networks()
     latent = torch.empty(batch, 4, height, width, device="meta", dtype=DTYPE)
-    pixels = torch.empty(
-        batch, 3, height * CELL_PX, width * CELL_PX, device="meta", dtype=DTYPE
-    )
+    pixels = torch.empty(batch, 3, height * CELL_PX, width * CELL_PX, device="meta", dtype=DTYPE)
     text = models.context("meta", DTYPE).expand(batch, -1, -1)
     times = torch.empty(batch, device="meta")
     calls: dict[str, Callable[[], Tensor]] = {

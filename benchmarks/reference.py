@@ -68,7 +68,7 @@ def run_stage(
 
 
 def transfer_color(image: Tensor, source: Tensor) -> Tensor:
-    """High frequencies of `image`, low ones of `source`, (1, 3, H, W), each on the whole picture."""
+    """High frequencies of `image`, low ones of `source`, (1, 3, H, W), both split whole."""
     return _split(image)[0] + _split(source)[1]
 
 

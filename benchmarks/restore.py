@@ -138,7 +138,7 @@ def clock_section(pack: host.Host, sizes: list[int], dtype: str) -> str:
         log.info("%d px: %s", px, ours[px])
     tracked = live_bytes.LiveBytes()
     with tracked:
-        clock.graph_of_pack(pack, model, vae, 512)()
+        watch.run(clock.graph_of_pack(pack, model, vae, 512))
     seen = (tracked.peak - 512 * 512 * 3 * 4) / memory.MIB
     expected = memory.peak_of_limit().total / memory.MIB
     del model, vae, watch
@@ -155,8 +155,11 @@ def clock_section(pack: host.Host, sizes: list[int], dtype: str) -> str:
             f"{report.machine()}, {dtype}. Seconds for the three nodes Encode, Restore and Decode "
             "(wavelet colours) in the host, LoRA merged, models loaded, against the sum of the "
             "calls of the UNet and the autoencoder in the same run. The reference plan runs on "
-            "diffusers and peft. The limit is the 512 px run's model time per tile times the tiles.",
+            "diffusers and peft. The limit is the model time of the 512 px run times the number of "
+            "512 px tiles.",
             report.table(_CLOCK_HEAD, [_clock_row(px, ours, theirs) for px in SIZES]),
+            "On a CPU every call of a network also pays for arranging its weights, so that few "
+            "large calls gain more than their FLOPs tell.",
             f"Once per loaded model: {merge:.1f} s for loading and merging the LoRA (257 modules, "
             "rank 256).",
             f"Check of the memory table: live tensors of the real run at 512 px, {seen:.0f} MiB; "

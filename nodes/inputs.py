@@ -73,13 +73,13 @@ def timestep_inputs() -> list[io.Input]:
 
 
 def seed_input(tooltip: str, advanced: bool = False) -> io.Input:
-    """A seed with the host's widget."""
+    """A seed; with the host's "control after generate" beside it unless it is an advanced one."""
     return io.Int.Input(
         "seed",
         default=0,
         min=0,
         max=MAX_SEED,
-        control_after_generate=False,
+        control_after_generate=False if advanced else io.ControlAfterGenerate.fixed,
         advanced=advanced,
         tooltip=tooltip,
     )

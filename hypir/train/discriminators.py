@@ -23,7 +23,7 @@ TIMM_MODELS = {
     "dino": "vit_base_patch14_dinov2.lvd142m",
     "clip": "vit_base_patch16_clip_224.openai",
 }
-"""timm's names; the first is the published OpenCLIP ConvNeXt-XXL (laion2b_s34b_b82k_augreg_soup)."""
+"""timm's names; the first is OpenCLIP's laion2b_s34b_b82k_augreg_soup, the published one."""
 UNET_TIMESTEPS = (20, 400)
 """Noise levels at which the diffusion network looks; higher ones hide texture."""
 

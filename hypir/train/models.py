@@ -95,12 +95,16 @@ def load_base(recipe: Recipe) -> Base:
     return _load_pipeline(recipe, prior)
 
 
-def small_base(prior_name: str, seed: int = 0) -> Base:
-    """A small model of a prior's class with random weights."""
+def small_base(prior_name: str, seed: int = 0, width: int = 64) -> Base:
+    """A small model of a prior's class with random weights.
+
+    `width` is that of a UNet, a multiple of 64: the host recognises 320 only. SD3's and Flux's
+    small networks it recognises as they are.
+    """
     prior = PRIORS[prior_name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network, vae = _SMALL[prior_name](), _small_vae(prior)
+        network, vae = _SMALL[prior_name](width), _small_vae(prior)
     return Base(prior, network, vae, Text(*text_widths(network)))
 
 
@@ -276,31 +280,31 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _small_unet() -> nn.Module:
+def _small_unet(width: int) -> nn.Module:
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=64,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(320, 320),
+        block_out_channels=(width, width),
         layers_per_block=1,
-        attention_head_dim=(5, 5),
+        attention_head_dim=width // 64,  # diffusers means the number of heads
         cross_attention_dim=1024,
         use_linear_projection=True,
     )
 
 
-def _small_sdxl() -> nn.Module:
+def _small_sdxl(width: int) -> nn.Module:
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=128,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(320, 320, 320),
+        block_out_channels=(width, width, width),
         layers_per_block=2,
-        attention_head_dim=(5, 5, 5),
+        attention_head_dim=width // 64,
         transformer_layers_per_block=(1, 2, 10),
         cross_attention_dim=2048,
         use_linear_projection=True,
@@ -310,7 +314,7 @@ def _small_sdxl() -> nn.Module:
     )
 
 
-def _small_flux() -> nn.Module:
+def _small_flux(_width: int) -> nn.Module:
     from diffusers import FluxTransformer2DModel
 
     return FluxTransformer2DModel(
@@ -348,6 +352,6 @@ _SMALL = {
     "sd2": _small_unet,
     "sd2-v": _small_unet,
     "sdxl": _small_sdxl,
-    "sd3": lambda: tiny_network(2),
+    "sd3": lambda _width: tiny_network(2),
     "flux": _small_flux,
 }

@@ -105,9 +105,7 @@ def test_in_place_is_the_same_and_the_input_of_the_other_stays(method):
 def test_a_reference_of_another_size_is_stretched():
     image = random_image(1, 40, 30, 3)
     small = torch.full((1, 8, 9, 3), 0.25)
-    assert_close(
-        transfer_color(image, small), image - low_pass(image) + 0.25, rtol=1e-5, atol=1e-6
-    )
+    assert_close(transfer_color(image, small), image - low_pass(image) + 0.25, rtol=1e-5, atol=1e-6)
 
 
 def test_values_beyond_the_range_are_kept():

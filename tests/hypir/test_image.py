@@ -82,7 +82,7 @@ def test_what_is_no_image_is_refused_by_its_name(shape):
 def test_not_finite_pixels_are_counted_and_refused():
     image = random_image(2, 4, 5, 3)
     image[1, 2, 3, 0], image[0, 0, 0, 1] = float("nan"), float("inf")
-    with pytest.raises(ValueError, match="2 of 120 values are NaN or infinite; .* precision"):
+    with pytest.raises(ValueError, match=r"2 of 120 values are NaN or infinite; .* precision"):
         check_image(image)
 
 

@@ -5,6 +5,12 @@ from math import sqrt
 
 import pytest
 import torch
+from diffusers import (
+    AutoencoderKL,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 from hypir.one_step import NoiseLevel, flow_level
@@ -75,8 +81,6 @@ def on_meta(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("cells", [64, 96, 128])
 def test_the_sd2_cost_is_that_of_the_full_network(cells):
-    from diffusers import UNet2DConditionModel
-
     with torch.device("meta"):
         network = UNet2DConditionModel(
             cross_attention_dim=1024,
@@ -88,10 +92,59 @@ def test_the_sd2_cost_is_that_of_the_full_network(cells):
     assert SD2_V.tile.of(cells, cells) == SD2.tile.of(cells, cells)
 
 
+def test_the_sdxl_cost_is_that_of_the_full_network():
+    with torch.device("meta"):
+        network = UNet2DConditionModel(
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=[1, 2, 10],
+            attention_head_dim=[5, 10, 20],
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        )
+    more = {"text_embeds": on_meta(1, 1280), "time_ids": on_meta(1, 6)}
+    inputs = (on_meta(1, 4, 64, 64), on_meta(1), on_meta(1, 77, 2048))
+    got = counted(network, *inputs, added_cond_kwargs=more)
+    assert SDXL.tile.of(64, 64) == pytest.approx(got, rel=0.03)
+
+
+def test_the_sd3_cost_is_that_of_the_large_network():
+    with torch.device("meta"):
+        network = SD3Transformer2DModel(
+            num_layers=38,
+            num_attention_heads=38,
+            attention_head_dim=64,
+            caption_projection_dim=2432,
+            pos_embed_max_size=192,
+        )
+    text = {"encoder_hidden_states": on_meta(1, 154, 4096), "pooled_projections": on_meta(1, 2048)}
+    got = counted(network, on_meta(1, 16, 64, 64), timestep=on_meta(1), **text)
+    assert SD3.tile.of(64, 64) == pytest.approx(got, rel=0.03)
+
+
+def test_the_flux_cost_is_that_of_the_full_network():
+    with torch.device("meta"):
+        network = FluxTransformer2DModel(guidance_embeds=True)
+    tokens = 32 * 32  # a token takes 2 x 2 cells
+    got = counted(
+        network,
+        on_meta(1, tokens, 64),
+        encoder_hidden_states=on_meta(1, 512, 4096),
+        pooled_projections=on_meta(1, 768),
+        timestep=on_meta(1),
+        guidance=on_meta(1),
+        img_ids=on_meta(tokens, 3),
+        txt_ids=on_meta(512, 3),
+    )
+    assert FLUX.tile.of(64, 64) == pytest.approx(got, rel=0.03)
+
+
 @pytest.mark.parametrize("cells", [64, 128])
 def test_the_vae_cost_is_that_of_the_full_autoencoder(cells):
-    from diffusers import AutoencoderKL
-
     with torch.device("meta"):
         vae = AutoencoderKL(
             down_block_types=["DownEncoderBlock2D"] * 4,
