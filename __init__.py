@@ -1,5 +1,6 @@
 """HYPIR for ComfyUI: one-step image restoration on the host's own models."""
 
+
 async def comfy_entrypoint():
     """The host's door: the extension with all nodes."""
     from .nodes import HYPIRExtension

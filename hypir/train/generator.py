@@ -53,12 +53,17 @@ class Generator(nn.Module):
     ):
         super().__init__()
         self.prior, self.network, self.texture = prior, network, texture
-        self.timestep = timestep
+        self.timestep, self.coefficient_timestep = timestep, coefficient_timestep
         self.one_step: OneStep = prior.step(timestep, coefficient_timestep, input_scale)
         self.conditions = dict(prior.conditions if conditions is None else conditions)
 
     def forward(
-        self, z: Tensor, tokens: Tensor, pooled: Tensor | None, richness: Tensor | None = None
+        self,
+        z: Tensor,
+        tokens: Tensor,
+        pooled: Tensor | None,
+        richness: Tensor | None = None,
+        without_token: bool = False,
     ) -> Tensor:
         """Clean scaled latents (B, C, h, w), at the precision of z.
 
@@ -66,10 +71,15 @@ class Generator(nn.Module):
             z: scaled latents of the degraded pictures.
             tokens, pooled: of the captions.
             richness: asked for (B,), or None for no richness token.
+            without_token: leave the token out but in the graph, with no effect: processes that
+                train together want a gradient of every parameter.
         """
         if richness is not None and self.texture is not None:
-            token = self.texture(richness)
-            tokens = torch.cat([tokens, token.to(tokens.dtype)], dim=1)
+            token = self.texture(richness).to(tokens.dtype)
+            if without_token:
+                tokens = tokens + 0 * token.sum()
+            else:
+                tokens = torch.cat([tokens, token], dim=1)
         condition = Condition(tokens, pooled)
         t = torch.full((len(z),), float(self.timestep), device=z.device)
 

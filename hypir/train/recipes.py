@@ -174,6 +174,8 @@ class Recipe:
     """Checkpoints kept per stage."""
     log_every: int = 10
     """Steps between lines of the log."""
+    probe_every: int = 100
+    """Steps between measurements of the gradient norm of each loss, 0 = never."""
     validate: str = ""
     """Folder of held-out pictures."""
     validate_every: int = 500

@@ -12,6 +12,15 @@ MODULES = "to_k to_q to_v to_out.0 conv conv1 conv2 conv_shortcut conv_out proj_
 MODULES += " ff.net.2 ff.net.0.proj"
 
 
+@pytest.fixture(scope="package", autouse=True)
+def one_thread():
+    """Tensors here are small: on a busy machine, waiting for other threads doubles the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def peft_lora() -> dict[str, torch.Tensor]:
     """The trained parameters of peft on the network of Stable Diffusion 2.1, with random values."""

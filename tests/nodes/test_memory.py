@@ -21,7 +21,9 @@ from .test_parity import RANK, UNET_TARGETS
 def lora(host):
     """A file for the small SD2 model."""
     factors = small_models.lora_for(small_models.sd2_unet(), UNET_TARGETS, RANK)
-    save_weights(HypirWeights(SD2, factors, RANK, 200, 200, 1.0), host.models / "loras" / "m.safetensors")
+    save_weights(
+        HypirWeights(SD2, factors, RANK, 200, 200, 1.0), host.models / "loras" / "m.safetensors"
+    )
     return "m.safetensors"
 
 
@@ -99,9 +101,7 @@ def test_memory_is_asked_for_by_tile_and_not_by_picture(run, sd2, vae, prompt, p
     assert large == small
 
 
-def test_out_of_memory_starts_the_step_again_with_smaller_tiles(
-    run, sd2, prompt, latent, caplog
-):
+def test_out_of_memory_starts_the_step_again_with_smaller_tiles(run, sd2, prompt, latent, caplog):
     sides = []
     starved = sd2.clone()
     starved.set_model_unet_function_wrapper(failing_above(32, sides))

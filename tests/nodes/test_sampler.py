@@ -62,9 +62,7 @@ def test_a_guider_with_cfg_mixes_two_predictions(run, host, sd2, prompt, latent,
     both = host.core["CFGGuider"].execute(sd2, prompt, negative, 3.0).result[0]
     sampler, sigmas = run("HYPIRSampler", sd2)
     got = advanced(both, sampler, sigmas, latent)[0]["samples"]
-    positive, other = (
-        run("HYPIRRestore", sd2, c, latent)["samples"] for c in (prompt, negative)
-    )
+    positive, other = (run("HYPIRRestore", sd2, c, latent)["samples"] for c in (prompt, negative))
     assert_close(got, other + 3.0 * (positive - other), atol=2e-4, rtol=1e-4)
 
 
@@ -164,7 +162,9 @@ def test_a_shift_node_does_not_move_a_flow_priors_noise_level(run, host, name):
     assert abs(snr / reference - 1) < 0.01
 
 
-def test_another_coefficient_timestep_turns_the_same_output_into_another_x0(run, sd2, prompt, latent):
+def test_another_coefficient_timestep_turns_the_same_output_into_another_x0(
+    run, sd2, prompt, latent
+):
     z = latent["samples"] * 0.18215
     at = {
         (m, c): run("HYPIRRestore", sd2, prompt, latent, timestep=m, coefficient_timestep=c)[

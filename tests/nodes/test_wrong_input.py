@@ -87,7 +87,9 @@ def test_a_lora_of_another_method(refused, host, sd2, run):
     kohya = {"lora_unet_x.lora_up.weight": torch.zeros(4, 2), "lora_unet_x.alpha": torch.ones(())}
     path = host.models / "loras" / "style.safetensors"
     save_file(kohya, path)
-    with pytest.raises(ValueError, match=r"style.safetensors is not a HYPIR weight file: .*another"):
+    with pytest.raises(
+        ValueError, match=r"style.safetensors is not a HYPIR weight file: .*another"
+    ):
         run("HYPIRLoadLora", sd2, path.name, 1.0)
 
 
@@ -122,10 +124,14 @@ def test_weights_of_another_prior_name_both(host, run):
     assert run("HYPIRLoadLora", model, "sd3.safetensors", 1.0).patches
 
 
-def test_a_v_prediction_checkpoint_under_the_eps_lora_is_named_and_not_garbage(host, run, sd2, good):
+def test_a_v_prediction_checkpoint_under_the_eps_lora_is_named_and_not_garbage(
+    host, run, sd2, good
+):
     sampling = host.core["ModelSamplingDiscrete"]
     v_model = sampling().patch(sd2, "v_prediction", False)[0]
-    with pytest.raises(ValueError, match=r"2\.1-base \(eps prediction\).*2\.1 768 \(v prediction\)"):
+    with pytest.raises(
+        ValueError, match=r"2\.1-base \(eps prediction\).*2\.1 768 \(v prediction\)"
+    ):
         run("HYPIRLoadLora", v_model, "good.safetensors", 1.0)
 
 

@@ -1,0 +1,222 @@
+"""Adversarial stage: LoRA and richness token against a discriminator, in pixels.
+
+Paper: HYPIR (arXiv 2507.20590); losses and weights as in the released configuration. Generator and
+discriminator take turns on the same pictures: a step updates the generator, then the discriminator
+on what the generator gave before its update.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hypir.noise import inject_noise
+
+from .data import Batch, derive_seed
+from .discriminators import make_discriminator
+from .export import export_generator, make_generator
+from .generator import Encoder, decode, is_tiny, shifted_positions
+from .loop import Ema, make_optimizer, settle, synced, trainable, update
+from .losses import (
+    Lpips,
+    accuracy,
+    discriminator_loss,
+    generator_loss,
+    pyramid_loss,
+)
+from .models import DTYPES, Base, load_base, load_vae_part
+from .recipes import Recipe
+
+ENCODER_FILE = "{name}_encoder.safetensors"
+LORA_FILE = "{name}_lora.safetensors"
+SAMPLES = ("mse", "lpips", "pyramid", "gan")
+"""Terms of the generator's loss, with the recipe's fields of that name as weights."""
+
+
+class AdversarialStage:
+    """See loop.Stage."""
+
+    name = "adversarial"
+
+    def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
+        self._recipe, self._accelerator = recipe, accelerator
+        base = base or load_base(recipe)
+        self.prior, device = base.prior, accelerator.device
+        clean_encoder = Encoder(base.vae, base.prior)
+        self._load_encoder(base)
+        self._encoder = Encoder(base.vae, base.prior).requires_grad_(False).eval().to(device)
+        discriminator = make_discriminator(recipe, base) if recipe.gan else None
+        self._lpips = Lpips(recipe.lpips_backbone).to(device) if recipe.lpips else None
+        sees_latents = discriminator is not None and discriminator.sees_latents
+        self._clean_encoder = (
+            clean_encoder.requires_grad_(False).eval().to(device) if sees_latents else None
+        )
+        self._vae, self._text = base.vae.to(device), base.text.to(device)
+        generator = make_generator(base, recipe)
+        if recipe.gradient_checkpointing:
+            base.network.enable_gradient_checkpointing()
+            if not is_tiny(base.vae):
+                base.vae.enable_gradient_checkpointing()
+        self.generator, self.discriminator = generator, discriminator
+        self.modules = {"generator": generator}
+        self._g = accelerator.prepare(generator)
+        self.optimizers = {"generator": accelerator.prepare(make_optimizer(recipe, generator))}
+        if discriminator is not None:
+            self.modules["discriminator"] = discriminator
+            self._d = accelerator.prepare(discriminator)
+            optimizer = make_optimizer(recipe, discriminator)
+            self.optimizers["discriminator"] = accelerator.prepare(optimizer)
+        self.ema = Ema(generator, recipe.ema)
+
+    def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
+        """Update the generator on all batches, then the discriminator on the same."""
+        sums: dict[str, Tensor] = {}
+        rounds, probes = [], {}
+        for i, batch in enumerate(batches):
+            with synced(self._accelerator, self._g, i == count - 1), self._accelerator.autocast():
+                terms, judged = self._generator_terms(batch)
+                every = self._recipe.probe_every
+                if every and i == 0 and step % every == 0:
+                    probes = self._probe(terms)
+                loss = sum(getattr(self._recipe, k) * v for k, v in terms.items())
+                self._accelerator.backward(loss / count)
+            _add(sums, {**terms, "loss": loss})
+            if judged is not None:
+                rounds.append(judged)
+        values = settle(self._accelerator, sums, count)
+        norm = update(
+            self._accelerator, self.optimizers["generator"], self.generator, self._recipe.clip
+        )
+        values |= {"gradient": float(norm), **probes}
+        return values | (self._discriminator_step(rounds) if rounds else {})
+
+    @torch.no_grad()
+    def result(self, batch: Batch) -> Tensor:
+        """Restored pixels, at the target's richness and without noise."""
+        with self._accelerator.autocast(), self.ema.applied():
+            condition = self._text.encode(batch.captions, batch.target.device)
+            z = self._encoder(batch.degraded, self._posterior(batch)).float()
+            x0 = self.generator(z, condition.tokens, condition.pooled, batch.richness)
+            return decode(self._vae, self.prior, x0).float()
+
+    def export(self, folder: Path) -> list[Path]:
+        """The averaged LoRA and richness token."""
+        path = folder / LORA_FILE.format(name=self._recipe.name)
+        dtype = DTYPES[self._recipe.export]
+        return [export_generator(self.generator, path, self.ema.shadow, dtype)]
+
+    def _generator_terms(self, batch: Batch) -> tuple[dict[str, Tensor], tuple | None]:
+        """Loss terms, and what the discriminator is to judge: (real, fake, seeds)."""
+        z = self._latent(batch)
+        with torch.no_grad():
+            condition = self._text.encode(batch.captions, z.device)
+        draw = self._rng("network", batch.numbers[0])
+        without = bool(draw.random() < self._recipe.texture_drop)
+        with self._positions(draw):
+            x0 = self._g(z, condition.tokens, condition.pooled, batch.richness, without).float()
+        pixels = decode(self._vae, self.prior, x0).float()
+        terms = {}
+        if self._recipe.mse:
+            terms["mse"] = F.mse_loss(pixels, batch.target)
+        if self._lpips is not None:
+            terms["lpips"] = self._lpips(pixels, batch.target)
+        if self._recipe.pyramid:
+            terms["pyramid"] = pyramid_loss(pixels, batch.target)
+        if self.discriminator is None:
+            return terms, None
+        seeds = [derive_seed(self._recipe.seed, "judge", n) for n in batch.numbers]
+        fake, real = pixels, batch.target
+        if self.discriminator.sees_latents:
+            with torch.no_grad():
+                fake, real = x0, self._clean_encoder(batch.target).float()
+        # Neither its heads nor its spectral norms are touched while the generator learns.
+        heads = list(trainable(self.discriminator).values())
+        for p in heads:
+            p.requires_grad_(False)
+        logits = self.discriminator.eval()(fake, seeds)
+        for p in heads:
+            p.requires_grad_(True)
+        r = self._recipe
+        terms["gan"] = generator_loss(logits, r.gan_loss, r.gan_target_generator)
+        return terms, (real.detach(), fake.detach(), seeds)
+
+    def _discriminator_step(self, rounds: list[tuple]) -> dict[str, float]:
+        sums: dict[str, Tensor] = {}
+        self._d.train()
+        for i, (real, fake, seeds) in enumerate(rounds):
+            last = i == len(rounds) - 1
+            with synced(self._accelerator, self._d, last), self._accelerator.autocast():
+                logits = self._d(torch.cat([real, fake]), seeds * 2)
+                half = len(real)
+                on_real, on_fake = [x[:half] for x in logits], [x[half:] for x in logits]
+                loss = discriminator_loss(
+                    on_real, on_fake, self._recipe.gan_loss, self._recipe.gan_target
+                )
+                self._accelerator.backward(loss / len(rounds))
+            _add(
+                sums,
+                {
+                    "d_loss": loss,
+                    "d_real": torch.stack([x.mean() for x in on_real]).mean(),
+                    "d_fake": torch.stack([x.mean() for x in on_fake]).mean(),
+                    "d_accuracy": accuracy(on_real, on_fake),
+                },
+            )
+        values = settle(self._accelerator, sums, len(rounds))
+        optimizer = self.optimizers["discriminator"]
+        norm = update(self._accelerator, optimizer, self.discriminator, self._recipe.clip)
+        return {**values, "d_gradient": float(norm)}
+
+    @torch.no_grad()
+    def _latent(self, batch: Batch) -> Tensor:
+        """Scaled latent of the degraded pictures, with injected noise."""
+        z = self._encoder(batch.degraded, self._posterior(batch)).float()
+        strengths, seeds = [], []
+        for number in batch.numbers:
+            draw = self._rng("noise", number)
+            off = draw.random() < self._recipe.noise_off
+            strengths.append(0.0 if off else draw.uniform(0, self._recipe.noise))
+            seeds.append(int(draw.integers(0, 2**63)))
+        return inject_noise(z, strengths, seeds)
+
+    def _posterior(self, batch: Batch) -> list[int] | None:
+        if self._recipe.posterior == "mean":
+            return None
+        return [derive_seed(self._recipe.seed, "posterior", n) for n in batch.numbers]
+
+    def _positions(self, draw: np.random.Generator):
+        from contextlib import nullcontext
+
+        if not self._recipe.random_positions:
+            return nullcontext()
+        network = self.generator.network
+        side = network.pos_embed.pos_embed_max_size
+        return shifted_positions(network, *draw.integers(0, side, 2).tolist())
+
+    def _probe(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        """Norm of each term's gradient, weighted, at the LoRA of the last module."""
+        name = [k for k in trainable(self.generator) if ".lora_B." in k][-1]
+        probe = trainable(self.generator)[name]
+        result = {}
+        for term, value in terms.items():
+            gradient = torch.autograd.grad(value, probe, retain_graph=True)[0]
+            result[f"gradient_{term}"] = float(gradient.norm()) * getattr(self._recipe, term)
+        return result
+
+    def _rng(self, purpose: str, number: int) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(self._recipe.seed, purpose, number))
+
+    def _load_encoder(self, base: Base) -> None:
+        """The degradation-removal encoder: the recipe's, or that of this run, or none."""
+        given = self._recipe.encoder_file
+        path = Path(given or Path(self._recipe.out) / ENCODER_FILE.format(name=self._recipe.name))
+        if given or path.is_file():
+            load_vae_part(base.vae, path)
+
+
+def _add(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        sums[name] = sums.get(name, 0.0) + value.detach()

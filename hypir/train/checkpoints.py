@@ -1,0 +1,89 @@
+"""Checkpoints: written whole or not at all, the last few kept, damaged ones passed over.
+
+One file per step, `step-00000500.pt`, and its SHA-256 beside it. The file appears under its name
+only when it is complete and on disk; a file whose digest differs is not read.
+"""
+
+import hashlib
+import logging
+import os
+import re
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step-(\d{8})\.pt")
+
+
+class Checkpoints:
+    """The checkpoints of one stage."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder, self._keep = folder, keep
+
+    def steps(self) -> list[int]:
+        """Steps with a file, in order."""
+        names = [_NAME.fullmatch(p.name) for p in self.folder.glob("step-*.pt")]
+        return sorted(int(match[1]) for match in names if match)
+
+    def save(self, step: int, state: dict) -> Path:
+        """Write one and drop the oldest beyond `keep`.
+
+        Raises:
+            OSError: if it cannot be written; what was there before is still there.
+        """
+        path = self._path(step)
+        partial = path.with_suffix(".partial")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(partial, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            digest = _digest(partial)
+            path.with_suffix(".sha256").write_text(digest)
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
+            last = (
+                f"the last one is of step {self.steps()[-1]}" if self.steps() else "there is none"
+            )
+            raise OSError(
+                f"the checkpoint of step {step} cannot be written to {str(self.folder)!r} ({error}); "
+                f"{last}: make room and run the same command again to go on from there"
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+        for old in self.steps()[: -self._keep]:
+            self._path(old).unlink()
+            self._path(old).with_suffix(".sha256").unlink(missing_ok=True)
+        return path
+
+    def load(self) -> tuple[int, dict] | None:
+        """Step and state of the newest checkpoint that is whole; None if there is none.
+
+        Raises:
+            ValueError: if there are checkpoints, but none of them is whole.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            path = self._path(step)
+            digest = path.with_suffix(".sha256")
+            if digest.is_file() and digest.read_text().strip() == _digest(path):
+                return step, torch.load(path, map_location="cpu", weights_only=True)
+            log.warning("checkpoint %s is damaged; falling back to the one before", path)
+        if steps:
+            raise ValueError(
+                f"all {len(steps)} checkpoints in {str(self.folder)!r} are damaged; restore one from "
+                f"a backup, or remove the folder to begin anew"
+            )
+        return None
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.pt"
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

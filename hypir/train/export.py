@@ -1,0 +1,99 @@
+"""From trained modules to the files that the nodes load."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from hypir.one_step import flow_input_scale
+from hypir.weights import HypirWeights, save_weights
+
+from .generator import Generator, TextureToken
+from .models import Base, text_widths
+from .recipes import Recipe
+
+DOWN, UP = ".lora_A.default.weight", ".lora_B.default.weight"
+
+
+def add_lora(network: nn.Module, rank: int, targets: tuple[str, ...], seed: int) -> None:
+    """A fresh LoRA on every module whose name ends in one of `targets`, trained in float32.
+
+    Gaussian A, zero B, alpha = rank: the network computes what it did before.
+    """
+    config = LoraConfig(
+        r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, network)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+
+
+def make_generator(base: Base, recipe: Recipe) -> Generator:
+    """The base model's network with LoRA and richness token, as the recipe has it."""
+    add_lora(base.network, recipe.rank, recipe.targets, recipe.seed)
+    prior = base.prior
+    timestep = recipe.timestep if recipe.timestep >= 0 else prior.timestep
+    coefficient = recipe.coefficient_timestep if recipe.coefficient_timestep >= 0 else timestep
+    scale = recipe.input_scale
+    if scale < 0:
+        flow = prior.prediction == "flow"
+        scale = flow_input_scale(prior.level(timestep).sigma) if flow else 1.0
+    token = TextureToken(text_widths(base.network)[0], recipe.seed) if recipe.texture else None
+    return Generator(prior, base.network, timestep, coefficient, scale, token)
+
+
+def hypir_weights(generator: Generator, tensors: Mapping[str, Tensor]) -> HypirWeights:
+    """A generator's trained parameters, by name, as the content of a weight file."""
+    lora, texture = {}, None
+    for name in tensors:
+        if name.endswith(DOWN):
+            module = name.removeprefix("network.").removesuffix(DOWN)
+            up = tensors[name.removesuffix(DOWN) + UP]
+            lora[module] = (_plain(up), _plain(tensors[name]))
+    if generator.texture is not None:
+        own = {k: tensors[f"texture.layers.{k.replace('.', '_')}"] for k in _TEXTURE}
+        texture = {"frequencies": _plain(generator.texture.frequencies)}
+        texture |= {k: _plain(v) for k, v in own.items()}
+    return HypirWeights(
+        prior=generator.prior,
+        lora=lora,
+        rank=next(iter(lora.values()))[1].shape[0],
+        timestep=generator.timestep,
+        coefficient_timestep=generator.coefficient_timestep,
+        input_scale=generator.one_step.input_scale,
+        texture=texture,
+        conditions=generator.conditions,
+    )
+
+
+def export_generator(
+    generator: Generator,
+    path: Path,
+    tensors: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write a generator's LoRA and richness token as hypir.weights reads them.
+
+    Args:
+        tensors: trained parameters by name, by default the generator's own.
+        dtype: of the LoRA; the small richness part stays in float32.
+    """
+    if tensors is None:
+        tensors = {k: p for k, p in generator.named_parameters() if p.requires_grad}
+    weights = hypir_weights(generator, tensors)
+    lora = {m: (up.to(dtype), down.to(dtype)) for m, (up, down) in weights.lora.items()}
+    save_weights(HypirWeights(**{**weights.__dict__, "lora": lora}), path)
+    return path
+
+
+_TEXTURE = ("in.weight", "in.bias", "out.weight", "out.bias")
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().clone()

@@ -1,0 +1,283 @@
+"""The loop that every stage runs in: steps, checkpoints, exact resumption, losses that diverge.
+
+Nothing that is random carries over from step to step: data follow from their numbers, and torch's
+own generators are seeded anew before each step. So weights, optimizers, averages and the step are
+all that a checkpoint needs, and a resumed run repeats the uninterrupted one to the same bits, given
+the same number of processes. accelerate is the engine: devices, precision, processes.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from .checkpoints import Checkpoints
+from .data import Batch, Feed, derive_seed
+from .recipes import Phase, Recipe
+
+MAY_CHANGE = {"out", "data", "workers", "keep", "checkpoint_every", "log_every", "stages"}
+MAY_CHANGE |= {"validate", "validate_every", "validate_count", "probe_every", "base", "variant"}
+MAY_CHANGE |= {"autoencoder", "diffusion", "encoder", "adversarial", "export", "lpips_backbone"}
+MAY_CHANGE |= {"discriminator_weights", "autoencoder_file", "prior_file", "encoder_file"}
+"""Fields of a recipe that a resumed run may have otherwise; phases may grow."""
+
+
+class Ema:
+    """Moving averages of trainable parameters, from their start values, without bias correction."""
+
+    def __init__(self, module: nn.Module, decay: float):
+        self._parameters = trainable(module)
+        self.shadow = {k: p.detach().clone() for k, p in self._parameters.items()}
+        self._average = get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One step: shadow = decay * shadow + (1 - decay) * parameter."""
+        self._average(list(self.shadow.values()), list(self._parameters.values()), 0)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within, the module computes with the averages."""
+        kept = {k: p.data for k, p in self._parameters.items()}
+        for k, p in self._parameters.items():
+            p.data = self.shadow[k]
+        try:
+            yield
+        finally:
+            for k, p in self._parameters.items():
+                p.data = kept[k]
+
+
+class Stage(Protocol):
+    """What the loop needs of a stage."""
+
+    name: str
+    modules: Mapping[str, nn.Module]
+    """Trained modules, not wrapped; the first is the one that is averaged and exported."""
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    ema: Ema
+
+    def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
+        """One update of every optimizer from `count` batches; losses by name."""
+
+    def result(self, batch: Batch) -> Tensor:
+        """Pixels that the averaged weights make of a batch."""
+
+    def export(self, folder: Path) -> list[Path]:
+        """Write what the nodes load."""
+
+
+class Watcher(Protocol):
+    """What the loop tells about itself."""
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        """Called after every step."""
+
+    def validate(self, step: int, stage: Stage) -> None:
+        """Called when a validation is due."""
+
+
+def run_stage(stage: Stage, recipe: Recipe, accelerator, watch: Watcher | None = None) -> int:
+    """Run a stage to its end, from its newest checkpoint if there is one.
+
+    Returns:
+        The step it began at.
+
+    Raises:
+        FloatingPointError: naming step and loss, if one is not finite.
+    """
+    phases = recipe.phases(stage.name)
+    total = sum(phase.steps for phase in phases)
+    checkpoints = Checkpoints(Path(recipe.out) / "checkpoints" / stage.name, recipe.keep)
+    start = _resume(stage, recipe, checkpoints, accelerator)
+    if start >= total:
+        return start
+    world, rank = accelerator.num_processes, accelerator.process_index
+    feed = Feed(
+        recipe,
+        accelerator.device,
+        batches_before(recipe, phases, start, world),
+        rank,
+        world,
+        stage.name,
+    )
+    for step in range(start, total):
+        phase = phase_at(phases, step)
+        count = batches_per_step(recipe, phase, world)
+        for optimizer in stage.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = phase.lr
+        torch.manual_seed(derive_seed(recipe.seed, f"{stage.name} of {rank}", step) % 2**63)
+        try:
+            values = stage.step((feed.next() for _ in range(count)), count, step)
+        except FloatingPointError as error:
+            kept = checkpoints.steps()
+            good = f"step {kept[-1]}" if kept else "none yet"
+            raise FloatingPointError(
+                f"{stage.name} stage, step {step + 1}: {error}; nothing of this step was kept, the "
+                f"last good checkpoint is {good}; lower the learning rate, or train in bf16 or fp32"
+            ) from None
+        stage.ema.update()
+        if watch is not None:
+            watch.step(step + 1, {**values, "lr": phase.lr, "unreadable": len(feed.unreadable)})
+        done = step + 1
+        if done % recipe.checkpoint_every == 0 or done == total:
+            save(stage, recipe, checkpoints, done, accelerator)
+        if (
+            watch is not None
+            and recipe.validate
+            and (done % recipe.validate_every == 0 or done == total)
+        ):
+            watch.validate(done, stage)
+    return start
+
+
+def save(stage: Stage, recipe: Recipe, checkpoints: Checkpoints, step: int, accelerator) -> None:
+    """Checkpoint and exported files, by the main process; the others wait."""
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        scaler = accelerator.scaler
+        state = {
+            "recipe": recipe.to_dict(),
+            "processes": accelerator.num_processes,
+            "modules": {k: module_state(m) for k, m in stage.modules.items()},
+            "optimizers": {k: o.state_dict() for k, o in stage.optimizers.items()},
+            "ema": stage.ema.shadow,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        checkpoints.save(step, state)
+        stage.export(Path(recipe.out))
+    accelerator.wait_for_everyone()
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that are trained, by name."""
+    return {k: p for k, p in module.named_parameters() if p.requires_grad}
+
+
+def module_state(module: nn.Module) -> dict[str, Tensor]:
+    """What training changes in a module: trained parameters, and the vectors of spectral norms."""
+    norms = {k: b for k, b in module.named_buffers() if ".parametrizations." in k}
+    return {k: v.detach().clone() for k, v in {**trainable(module), **norms}.items()}
+
+
+@torch.no_grad()
+def load_module_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """The inverse of module_state."""
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    wanted = set(module_state(module))
+    if wanted != set(state):
+        odd = sorted(wanted ^ set(state))
+        raise ValueError(
+            f"the checkpoint trains other parameters than this recipe, first {odd[0]!r} of "
+            f"{len(odd)}; use the recipe it was made with, or another --out"
+        )
+    for name, value in state.items():
+        own[name].copy_(value)
+
+
+def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
+    """The phase that a step belongs to."""
+    for phase in phases:
+        if step < phase.steps:
+            return phase
+        step -= phase.steps
+    raise IndexError(step)
+
+
+def batches_per_step(recipe: Recipe, phase: Phase, world: int) -> int:
+    """Batches that one process takes for one step (gradient accumulation)."""
+    count, rest = divmod(phase.images, recipe.batch * world)
+    if rest or not count:
+        raise ValueError(
+            f"{phase.images} pictures a step cannot be made of batches of {recipe.batch} on {world} "
+            f"process{'es' if world > 1 else ''}; choose --batch so that batch x processes divides it"
+        )
+    return count
+
+
+def batches_before(recipe: Recipe, phases: tuple[Phase, ...], step: int, world: int) -> int:
+    """Batches that one process took before a step."""
+    taken = 0
+    for phase in phases:
+        taken += min(step, phase.steps) * batches_per_step(recipe, phase, world)
+        step = max(0, step - phase.steps)
+    return taken
+
+
+def settle(accelerator, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
+    """Means over the batches of a step and over processes; one synchronisation of the device.
+
+    Raises:
+        FloatingPointError: naming the first value that is not finite.
+    """
+    names = list(sums)
+    values = torch.stack([sums[k].detach().float() for k in names]) / count
+    values = accelerator.reduce(values, reduction="mean").tolist()
+    result = dict(zip(names, values, strict=True))
+    for name, value in result.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name} is {value}")
+    return result
+
+
+def update(accelerator, optimizer, module: nn.Module, clip: float) -> Tensor:
+    """Clip and step; the gradient norm before clipping, 0-dim."""
+    accelerator.unscale_gradients(optimizer)
+    norm = nn.utils.clip_grad_norm_(list(trainable(module).values()), clip)
+    if accelerator.scaler is None and not torch.isfinite(norm):
+        raise FloatingPointError(f"gradient norm is {float(norm)}")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def synced(accelerator, wrapped: nn.Module, last: bool):
+    """Gradients go between processes at the last batch of a step only."""
+    return nullcontext() if last else accelerator.no_sync(wrapped)
+
+
+def make_optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
+    """AdamW over the trained parameters; the loop sets the rate."""
+    parameters = list(trainable(module).values())
+    options = {"lr": 0.0, "betas": recipe.betas, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **options)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ValueError("adamw8bit needs bitsandbytes; pip install bitsandbytes") from error
+    return AdamW8bit(parameters, **options)
+
+
+def _resume(stage: Stage, recipe: Recipe, checkpoints: Checkpoints, accelerator) -> int:
+    found = checkpoints.load()
+    if found is None:
+        return 0
+    step, state = found
+    then, now = state["recipe"], recipe.to_dict()
+    odd = [k for k in now if k not in MAY_CHANGE and then.get(k) != now[k]]
+    if odd:
+        raise ValueError(
+            f"{recipe.out!r} holds a run with {odd[0]}={then.get(odd[0])!r}, asked is "
+            f"{now[odd[0]]!r}; use the same settings to go on, or another --out"
+        )
+    if state["processes"] != accelerator.num_processes:
+        raise ValueError(
+            f"the run was made by {state['processes']} processes, now there are "
+            f"{accelerator.num_processes}; launch as many to resume exactly, or use another --out"
+        )
+    for name, module in stage.modules.items():
+        load_module_state(module, state["modules"][name])
+    for name, optimizer in stage.optimizers.items():
+        optimizer.load_state_dict(state["optimizers"][name])
+    for name, value in stage.ema.shadow.items():
+        value.copy_(state["ema"][name])
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    return step
