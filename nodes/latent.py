@@ -112,9 +112,8 @@ class HYPIRInjectNoise(io.ComfyNode):
             seeds = [s for first in item_seeds(seed, samples) for s in item_seeds(first, variants)]
             out["samples"] = latent = latent.repeat_interleave(variants, 0)
             out["batch_index"] = list(range(latent.shape[0]))
-            for key in ("noise_mask",):
-                if key in out and out[key].shape[0] * variants == latent.shape[0]:
-                    out[key] = out[key].repeat_interleave(variants, 0)
+            if "noise_mask" in out and out["noise_mask"].shape[0] * variants == latent.shape[0]:
+                out["noise_mask"] = out["noise_mask"].repeat_interleave(variants, 0)
             if mask is not None and mask.shape[0] * variants == latent.shape[0]:
                 mask = mask.repeat_interleave(variants, 0)
         else:

@@ -22,17 +22,17 @@ GIB = 2**30
 T = TypeVar("T")
 
 
-def planned_batch(cells: int, needed: Callable[[int], float], device: torch.device) -> int:
+def planned_batch(plan: TilePlan, needed: Callable[[TilePlan, int], float], patcher) -> int:
     """Tiles per call: up to CALL_CELLS, and no more than the free memory holds.
 
     Args:
-        cells: of one tile.
-        needed: number of tiles -> bytes, the host's estimate.
-        device: where they are processed.
+        plan: the tiles.
+        needed: plan and number of tiles -> bytes, the host's estimate.
+        patcher: of the model, which knows what of its own weights could make room.
     """
-    batch = max(1, CALL_CELLS // cells)
-    free = comfy.model_management.get_free_memory(device)
-    while batch > 1 and needed(batch) > free:
+    batch = max(1, CALL_CELLS // (plan.rows.tile * plan.columns.tile))
+    free = patcher.get_free_memory(patcher.load_device)
+    while batch > 1 and needed(plan, batch) > free:
         batch //= 2
     return batch
 

@@ -78,9 +78,7 @@ class OneStepSampler(comfy.samplers.Sampler):
             tiled = len(plan.boxes) > 1
             check_conditions(conditions, tiled, tuple(shape))
             spatial = tiled and are_spatial(conditions)
-            batch = self.tile_batch or planned_batch(
-                plan.rows.tile * plan.columns.tile, lambda n: needed(plan, n), z.device
-            )
+            batch = self.tile_batch or planned_batch(plan, needed, patcher)
             mix = not spatial and not differ_by_item(conditions)
 
             def predict(x_t: Tensor, tiles: list[Tile]) -> Tensor:

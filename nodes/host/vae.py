@@ -61,9 +61,7 @@ def encode(
             check_cancelled()
             return work.encode(torch.cat([_window(image, tile) for tile in tiles]))
 
-        batch = planned_batch(
-            plan.rows.tile * plan.columns.tile, lambda n: needed(plan, n), vae.device
-        )
+        batch = planned_batch(plan, needed, vae.patcher)
         run_tiles(
             plan, process, out, batch=batch, on_batch=lambda n, total, _: progress.update(n, total)
         )
@@ -122,9 +120,7 @@ def decode(
         def show(done: int, total: int, pixels: Tensor) -> None:
             progress.update(done, total, pixels if len(plan.boxes) > 1 else None)
 
-        batch = planned_batch(
-            plan.rows.tile * plan.columns.tile, lambda n: needed(plan, n), vae.device
-        )
+        batch = planned_batch(plan, needed, vae.patcher)
         run_tiles(plan, process, image.movedim(-1, 1), scale=CELL_PX, batch=batch, on_batch=show)
         return image
 

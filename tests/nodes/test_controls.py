@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -81,7 +83,7 @@ def test_more_noise_gives_more_spread_over_seeds(run, sd2, prompt, latent):
         spread.append(float(run("HYPIRRestore", sd2, prompt, several)["samples"].std(0).mean()))
     # The kernels may round items of a batch differently: equal seeds differ by no more than this.
     assert spread[0] < 1e-4
-    assert all(a < b for a, b in zip(spread, spread[1:], strict=False)), spread
+    assert all(a < b for a, b in pairwise(spread)), spread
 
 
 def test_measure_texture_gives_the_number_and_a_map_of_the_size(run, photo):

@@ -1,4 +1,4 @@
-"""Memory is the host's business: asked for per tile, given back, and never fatal by a single try."""
+"""Memory is the host's: asked for per tile, given back, and never fatal by a single try."""
 
 from __future__ import annotations
 
