@@ -1,9 +1,14 @@
-"""Command line: `python -m hypir inspect FILE` and `python -m hypir convert IN OUT`."""
+"""Command line: inspect, convert, train, caption, evaluate, plot.
+
+`python -m hypir COMMAND --help` explains each. The commands of training are imported only when they
+are asked for: weights can be inspected without diffusers.
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
+from .encoder import describe_encoder, is_encoder, read_encoder
 from .weights import describe, read_weights, save_weights
 
 
@@ -24,17 +29,32 @@ def main(arguments: list[str] | None = None) -> int:
     convert.add_argument("--force", action="store_true", help="replace an existing target")
     convert.set_defaults(run=_convert)
 
+    _add_training(commands)
+
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"hypir: {error}", file=sys.stderr)  # noqa: T201 - a command talks to its user
         return 1
     return 0
 
 
+def _add_training(commands) -> None:
+    """The commands of hypir.train, none of whose libraries is imported before one runs."""
+    from .train.command import add_others, add_train, run_train
+
+    train = commands.add_parser("train", help="train weights (pip install hypir-nodes[train])")
+    add_train(train)
+    train.set_defaults(run=run_train)
+    add_others(commands)
+
+
 def _inspect(options: argparse.Namespace) -> None:
-    print(describe(read_weights(options.file)))  # noqa: T201
+    if is_encoder(options.file):
+        print(describe_encoder(read_encoder(options.file)))  # noqa: T201
+    else:
+        print(describe(read_weights(options.file)))  # noqa: T201
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -116,6 +116,40 @@ def read_encoder(path: str | os.PathLike, load: Loader | None = None) -> Encoder
     return EncoderWeights(tensors, metadata["hypir.decoder_fingerprint"])
 
 
+def is_encoder(path: str | os.PathLike) -> bool:
+    """Whether a file says of itself that it is an encoder; False for anything unreadable."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "hypir.encoder" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def describe_encoder(encoder: EncoderWeights) -> str:
+    """What an encoder file is, for people, one fact a line."""
+    tiny = any(key.startswith("taesd_encoder.") for key in encoder.tensors)
+    if tiny:
+        last = max(int(key.split(".")[1]) for key in encoder.tensors)
+        latent = encoder.tensors[f"taesd_encoder.{last}.weight"].shape[0]
+    else:  # mean and log variance
+        latent = encoder.tensors["encoder.conv_out.weight"].shape[0] // 2
+    dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in encoder.tensors.values()})
+    parameters = sum(v.numel() for v in encoder.tensors.values())
+    return "\n".join(
+        [
+            "kind                  HYPIR encoder (degradation removal)",
+            f"layout                {'TAESD' if tiny else 'AutoencoderKL'}",
+            f"latent channels       {latent}",
+            f"tensors               {len(encoder.tensors)}",
+            f"parameters            {parameters / 1e6:.1f} M, {', '.join(dtypes)}",
+            "checks                encoder tensors only, all finite, its decoder is known; whether "
+            "it fits a VAE is checked when it is loaded",
+        ]
+    )
+
+
 def save_encoder(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
     """Write the encoder of an autoencoder's state dict, with the fingerprint of its decoder.
 

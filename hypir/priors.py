@@ -45,6 +45,8 @@ class Prior:
     """What weight files call it."""
     title: str
     """For people."""
+    modelspec: str
+    """Architecture as the ModelSpec metadata name it."""
     prediction: str
     """What the network predicts: eps, v or flow."""
     latent_channels: int
@@ -110,6 +112,7 @@ SD_LATENT_SCALE = 0.18215  # SD 1 and 2 VAE config
 SD2 = Prior(
     name="sd2",
     title="Stable Diffusion 2.1-base (eps prediction)",
+    modelspec="stable-diffusion-v2-512",
     prediction="eps",
     latent_channels=4,
     latent_scale=SD_LATENT_SCALE,
@@ -124,6 +127,7 @@ SD2 = Prior(
 SD2_V = Prior(
     name="sd2-v",
     title="Stable Diffusion 2.1 768 (v prediction)",
+    modelspec="stable-diffusion-v2-768-v",
     prediction="v",
     latent_channels=4,
     latent_scale=SD_LATENT_SCALE,
@@ -138,6 +142,7 @@ SD2_V = Prior(
 SDXL = Prior(
     name="sdxl",
     title="Stable Diffusion XL",
+    modelspec="stable-diffusion-xl-v1-base",
     prediction="eps",
     latent_channels=4,
     latent_scale=0.13025,  # SDXL VAE config
@@ -154,6 +159,7 @@ SDXL = Prior(
 SD3 = Prior(
     name="sd3",
     title="Stable Diffusion 3 or 3.5",
+    modelspec="stable-diffusion-v3",
     prediction="flow",
     latent_channels=16,
     latent_scale=1.5305,  # SD3 VAE config
@@ -167,6 +173,7 @@ SD3 = Prior(
 FLUX = Prior(
     name="flux",
     title="FLUX.1 dev or schnell",
+    modelspec="flux-1-dev",
     prediction="flow",
     latent_channels=16,
     latent_scale=0.3611,  # FLUX.1 VAE config

@@ -301,7 +301,7 @@ def _metadata(weights: HypirWeights) -> dict[str, str]:
     prior = weights.prior
     return {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{prior.name}/lora",
+        "modelspec.architecture": f"{prior.modelspec}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": f"HYPIR for {prior.title}",
         "modelspec.prediction_type": {"eps": "epsilon"}.get(prior.prediction, prior.prediction),

@@ -2,7 +2,7 @@
 
 import logging
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..hypir.image import check_image, color_channels
 from ..hypir.texture import match_texture, measure_richness, richness_map
@@ -51,7 +51,9 @@ class HYPIRMeasureTexture(io.ComfyNode):
         check_image(image)
         image = color_channels(image)
         richness = measure_richness(image, mask)
-        return io.NodeOutput(float(richness.mean()), richness_map(image))
+        map_ = richness_map(image)
+        shown = ui.PreviewMask(map_, cls=cls)
+        return io.NodeOutput(float(richness.mean()), map_, ui=shown)
 
 
 class HYPIRMatchTexture(io.ComfyNode):

@@ -7,6 +7,7 @@ from typing import TypeVar
 import comfy.model_management
 import comfy.utils
 import torch
+from comfy_execution.utils import get_executing_context
 from PIL import Image
 
 from ...hypir.tiling import CELL_PX, TilePlan, lower_limit
@@ -92,11 +93,23 @@ def check_cancelled() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-class Progress:
-    """The progress bar of a node, one step per tile."""
+def show_progress_text(stage: str, done: int, total: int) -> None:
+    """Stage and tile as text on the node that runs: encode 3/12."""
+    running = get_executing_context()
+    if running is not None:  # a prompt of a running server; else nobody looks
+        # here, as the host's module wants its server's own packages when it is imported
+        from server import PromptServer
 
-    def __init__(self, total: int):
+        PromptServer.instance.send_progress_text(f"{stage} {done}/{total}", running.node_id)
+
+
+class Progress:
+    """The progress bar of a node, one step per tile, and the text that names the stage."""
+
+    def __init__(self, stage: str, total: int):
+        self._stage = stage
         self._bar = comfy.utils.ProgressBar(total)
+        show_progress_text(stage, 0, total)
 
     def update(self, done: int, total: int, pixels: torch.Tensor | None = None) -> None:
         """`pixels` (B, 3, H, W) in [0, 1]: the picture so far, shown as a preview."""
@@ -107,6 +120,7 @@ class Progress:
             image = Image.fromarray(small.movedim(0, -1).contiguous().cpu().numpy())
             preview = ("JPEG", image, PREVIEW_PX)
         self._bar.update_absolute(done, total, preview)
+        show_progress_text(self._stage, done, total)
 
 
 def describe_plan(stage: str, plan: TilePlan, height: int, width: int) -> None:

@@ -15,7 +15,13 @@ from ...hypir.one_step import OneStep, restore_latent
 from ...hypir.priors import Prior
 from ...hypir.tiling import CELL_PX, Tile, TilePlan, plan_tiles
 from .conditions import are_spatial, check_conditions, conditions_of_tiles, differ_by_item
-from .memory import check_cancelled, describe_plan, planned_batch, run_on_ladder
+from .memory import (
+    check_cancelled,
+    describe_plan,
+    planned_batch,
+    run_on_ladder,
+    show_progress_text,
+)
 from .model import Settings, settings_of
 
 log = logging.getLogger(__name__)
@@ -80,6 +86,7 @@ class OneStepSampler(comfy.samplers.Sampler):
             spatial = tiled and are_spatial(conditions)
             batch = self.tile_batch or planned_batch(plan, needed, patcher)
             mix = not spatial and not differ_by_item(conditions)
+            show_progress_text("restore", 0, len(z) * len(plan.boxes))
 
             def predict(x_t: Tensor, tiles: list[Tile]) -> Tensor:
                 check_cancelled()
@@ -89,6 +96,7 @@ class OneStepSampler(comfy.samplers.Sampler):
             def report(done: int, total: int, so_far: Tensor) -> None:
                 if callback is not None:
                     callback(done - 1, so_far, z, total)
+                show_progress_text("restore", done, total)
 
             try:
                 return restore_latent(

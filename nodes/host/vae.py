@@ -54,7 +54,7 @@ def encode(
 
     def run(plan: TilePlan) -> Tensor:
         describe_plan("encode", plan, *image.shape[1:3])
-        progress = Progress(image.shape[0] * len(plan.boxes))
+        progress = Progress("encode", image.shape[0] * len(plan.boxes))
         out = torch.zeros((image.shape[0], channels, height, width), device=vae.output_device)
 
         def process(tiles: list[Tile]) -> Tensor:
@@ -109,7 +109,7 @@ def decode(
 
     def run(plan: TilePlan) -> Tensor:
         describe_plan("decode", plan, *kept)
-        progress = Progress(latent.shape[0] * len(plan.boxes))
+        progress = Progress("decode", latent.shape[0] * len(plan.boxes))
         image = torch.zeros((latent.shape[0], *kept, 3), device=vae.output_device)
 
         def process(tiles: list[Tile]) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hypir.__main__ import main
+from hypir.encoder import save_encoder
 from hypir.weights import describe, read_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,3 +84,14 @@ def test_an_unknown_command_explains_itself(arguments, capsys):
         main(arguments)
     assert stopped.value.code == 2
     assert "usage: python -m hypir" in capsys.readouterr().err
+
+
+def test_inspect_describes_an_encoder_as_one(tmp_path, capsys):
+    from diffusers import AutoencoderTiny
+
+    autoencoder = AutoencoderTiny(latent_channels=16)
+    save_encoder(autoencoder.state_dict(), tmp_path / "encoder.safetensors")
+    assert main(["inspect", str(tmp_path / "encoder.safetensors")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "HYPIR encoder" in lines[0] and lines[1].endswith("TAESD")
+    assert lines[2].endswith(" 16")

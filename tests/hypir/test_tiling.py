@@ -136,8 +136,11 @@ def test_the_same_arguments_give_the_same_plan(cost):
         assert plan_tiles(*size, cost) == plan_tiles(*size, cost)
 
 
+ASKED_OF_NODES = [{}, {"overlap": 64}, {"tile": 144}, {"tile": 128, "overlap": 64}]
+
+
 @every_cost
-@pytest.mark.parametrize("asked", [{}, {"overlap": 64}, {"tile": 144}, {"tile": 64}], ids=str)
+@pytest.mark.parametrize("asked", ASKED_OF_NODES, ids=str)
 def test_out_of_memory_leads_down_the_ladder_to_its_end(cost, asked):
     # once "min() arg is an empty sequence" for any step below the smallest planned tile
     for size in SIZES:

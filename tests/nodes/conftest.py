@@ -45,6 +45,7 @@ def host(tmp_path_factory) -> SimpleNamespace:
     for name in ("loras", "vae", "checkpoints"):
         (base / name).mkdir()
         folder_paths.folder_names_and_paths[name][0].insert(0, str(base / name))
+    folder_paths.set_temp_directory(str(base / "temp"))
     # Those that want a running server or a screen do not load here; no test needs them.
     asyncio.run(nodes.init_builtin_extra_nodes())
     loaded = asyncio.run(nodes.load_custom_node(str(ROOT), module_parent="custom_nodes"))
