@@ -102,6 +102,13 @@ def bench(session: nox.Session) -> None:
 
 
 @command
+def controls(session: nox.Session) -> None:
+    """Rewrite docs/controls.md and its pictures: nox -s controls [-- --checkpoint F --lora F]."""
+    session.chdir(session.invoked_from)
+    python(session, str(ROOT / "tools" / "controls.py"), *session.posargs)
+
+
+@command
 def update(session: nox.Session) -> None:
     """Rewrite the recorded snapshots from what the code does now."""
     python(session, "-m", "pytest", "-k", "snapshot", "--update", *session.posargs)

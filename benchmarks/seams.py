@@ -24,8 +24,10 @@ from hypir.tiling import CELL_PX, Axis, Tile, TilePlan, run_tiles
 log = logging.getLogger(__name__)
 
 PHOTOS = ("astronaut.png", "coffee.png")
-VAE_TILE, VAE_OVERLAPS = 32, (0, 2, 4, 8, 12)  # cells; 0 to 96 px
+VAE_TILE, VAE_OVERLAPS = 32, (0, 2, 4, 6, 8, 12)  # cells; 0 to 96 px
 NETWORK_TILE, NETWORK_OVERLAPS = 64, (0, 4, 8, 12, 16, 24, 32)
+MARGIN = 2  # cells on either side of the overlap that count as the border
+DEPTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16)  # cells from the edge of a tile
 
 
 @dataclass(frozen=True)
@@ -33,28 +35,41 @@ class Seam:
     """How a tiled result differs from the untiled one around the border of two tiles."""
 
     band: float
-    """Gradient energy across the overlap to that elsewhere, over the same of the untiled result."""
+    """Gradient energy across the border to that elsewhere, over the same of the untiled result."""
     line: float
-    """The same for the worst single line of the overlap."""
+    """The same for the worst single line of the border."""
     line_elsewhere: float
     """The worst line outside: what counts as nothing."""
     difference: float
     """Root mean square of tiled minus untiled, in standard deviations of the untiled."""
 
 
+@dataclass(frozen=True)
+class Found:
+    """One photo's curves by stage."""
+
+    seams: dict[str, list[Seam]]
+    """By overlap."""
+    depths: dict[str, list[float]]
+    """error_by_depth of one tile."""
+
+
 def measure(tiled: Tensor, whole: Tensor, axis: Axis, scale: int) -> Seam:
     """The seam between two tiles side by side.
 
-    Line k lies between columns k - 1 and k; those of the overlap, its two ends included, are the
-    border. 1 = as in the untiled result.
+    Line k lies between columns k - 1 and k; those of the overlap and MARGIN cells on either side
+    are the border. The last cells are left out, since the untiled result goes on there. 1 = as in
+    the untiled result.
 
     Args:
         tiled, whole: (B, C, H, W), W = axis.length * scale.
         axis: of the columns, two tiles.
         scale: columns per cell.
     """
-    ours, theirs = _line_energy(tiled), _line_energy(whole)
-    first, last = axis.starts[1] * scale, (axis.starts[0] + axis.tile) * scale
+    inner = (axis.length - 2 * MARGIN) * scale
+    ours, theirs = _line_energy(tiled[..., :inner]), _line_energy(whole[..., :inner])
+    first = (axis.starts[1] - MARGIN) * scale
+    last = (axis.starts[0] + axis.tile + MARGIN) * scale
     border = torch.zeros(len(ours), dtype=torch.bool)
     border[first - 1 : last] = True  # line k is entry k - 1
     level = ours[~border].mean() / theirs[~border].mean()
@@ -65,6 +80,20 @@ def measure(tiled: Tensor, whole: Tensor, axis: Axis, scale: int) -> Seam:
         line_elsewhere=float(by_line[~border].max()),
         difference=float((tiled - whole).square().mean().sqrt() / whole.std()),
     )
+
+
+def error_by_depth(part: Tensor, whole: Tensor, scale: int) -> list[float]:
+    """How wrong a tile is near its right edge, beyond which the picture goes on.
+
+    Returns:
+        For every distance of DEPTHS from that edge the root mean square of tile minus whole, in
+        standard deviations of the whole; then the same for all of the tile beyond the last.
+    """
+    width = part.shape[-1]
+    error = (part - whole[..., :width]).square().mean(dim=(0, 1, 2)).flip(0)
+    error = error.reshape(-1, scale).mean(dim=1)  # by cells, from the edge inwards
+    chosen = [*(error[d] for d in DEPTHS), error[DEPTHS[-1] + 1 :].mean()]
+    return [float(e.sqrt() / whole.std()) for e in chosen]
 
 
 def _line_energy(image: Tensor) -> Tensor:
@@ -84,8 +113,8 @@ def curve(
     overlaps: tuple[int, ...],
     scale_in: int,
     scale_out: int,
-) -> tuple[Tensor, list[tuple[Axis, Tensor]]]:
-    """The untiled result of two tiles' length, and for every overlap the tiled one."""
+) -> tuple[Tensor, Tensor, list[tuple[Axis, Tensor]]]:
+    """The untiled result of two tiles' length, the first tile's, the tiled one by overlap."""
     whole = call(source)
     known: dict[int, Tensor] = {}
 
@@ -105,7 +134,7 @@ def curve(
         out = torch.zeros(1, whole.shape[1], tile * scale_out, width)
         run_tiles(plan, process, out, scale_out)
         tiled.append((plan.columns, out))
-    return whole, tiled
+    return whole, known[0], tiled
 
 
 def seams_of(whole: Tensor, tiled: list[tuple[Axis, Tensor]], scale: int) -> list[Seam]:
@@ -130,7 +159,7 @@ def standardized(latent: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def of_photo(name: str, unet: torch.nn.Module, vae: torch.nn.Module) -> dict[str, list[Seam]]:
+def of_photo(name: str, unet: torch.nn.Module, vae: torch.nn.Module) -> Found:
     """The curves of all stages on one photo."""
     image = photo(name)
     text, level = models.context(), SD2.level(SD2.timestep)
@@ -147,24 +176,27 @@ def of_photo(name: str, unet: torch.nn.Module, vae: torch.nn.Module) -> dict[str
 
     side = VAE_TILE * CELL_PX
     part = image[..., 128 : 128 + side, 256 : 256 + 2 * side]
-    curves = {}
-    whole, tiled = curve(part, encode, VAE_TILE, VAE_OVERLAPS, CELL_PX, 1)
-    curves["encode"] = seams_of(whole, tiled, 1)
-    log.info("%s encode: %s", name, curves["encode"])
+    found = Found({}, {})
+
+    def keep(stage: str, whole: Tensor, part: Tensor, tiled: list, scale: int) -> None:
+        found.seams[stage] = seams_of(whole, tiled, scale)
+        found.depths[stage] = error_by_depth(part, whole, scale)
+        log.info("%s, %s: %s %s", name, stage, found.seams[stage], found.depths[stage])
+
+    whole, first, tiled = curve(part, encode, VAE_TILE, VAE_OVERLAPS, CELL_PX, 1)
+    keep("encode", whole, first, tiled, 1)
     z = standardized(whole)
-    whole, tiled = curve(z, decode, VAE_TILE, VAE_OVERLAPS, 1, CELL_PX)
-    curves["decode"] = seams_of(whole, tiled, CELL_PX)
+    whole, first, tiled = curve(z, decode, VAE_TILE, VAE_OVERLAPS, 1, CELL_PX)
+    keep("decode", whole, first, tiled, CELL_PX)
     gain = part.std() / whole.std()
-    colored = [(axis, _colored(out, whole, gain, part)) for axis, out in tiled]
-    curves["decode, wavelet colours"] = seams_of(
-        _colored(whole, whole, gain, part), colored, CELL_PX
-    )
-    log.info("%s decode: %s", name, curves["decode, wavelet colours"])
+    tiled = [(axis, _colored(out, whole, gain, part)) for axis, out in tiled]
+    first = _colored(first, whole, gain, part)
+    whole = _colored(whole, whole, gain, part)
+    keep("decode, wavelet colours", whole, first, tiled, CELL_PX)
     z = standardized(encode(image))
-    whole, tiled = curve(z, step, NETWORK_TILE, NETWORK_OVERLAPS, 1, 1)
-    curves["step"] = seams_of(whole, tiled, 1)
-    log.info("%s step: %s", name, curves["step"])
-    return curves
+    whole, first, tiled = curve(z, step, NETWORK_TILE, NETWORK_OVERLAPS, 1, 1)
+    keep("step", whole, first, tiled, 1)
+    return found
 
 
 def _colored(out: Tensor, whole: Tensor, gain: Tensor, picture: Tensor) -> Tensor:
@@ -185,26 +217,40 @@ def main(options: list[str]) -> None:
     report.write("seams", text)
 
 
-def section(found: list[dict[str, list[Seam]]]) -> str:
+def section(found: list[Found]) -> str:
     parts = [
         "Two tiles side by side on a photo enlarged twice, against the same stage untiled: "
         f"full-size models, random weights, float32, {len(found)} photos, the mean of them. "
         f"Tiles of {VAE_TILE * CELL_PX} px for the autoencoder and {NETWORK_TILE} latents for the "
         "network, smaller than the planned ones, so that their borders weigh more.",
-        "band: gradient energy across the overlap against elsewhere, divided by the same of the "
-        "untiled result; 1 = no seam. worst line: the same for the single worst line of the "
-        "overlap, and for the worst line elsewhere, which is the level of nothing. difference: "
-        "root mean square of tiled minus untiled over the whole picture, in standard deviations.",
+        f"The border is the overlap and {MARGIN} cells on either side. band: gradient energy "
+        "across the border against elsewhere, divided by the same of the untiled result; 1 = no "
+        "seam. worst line: the same for the single worst line of the border, and for the worst "
+        "line elsewhere, which is the level of nothing. difference: root mean square of tiled "
+        "minus untiled over the whole picture, in standard deviations of the untiled.",
     ]
     for stage in ("encode", "step", "decode", "decode, wavelet colours"):
         overlaps = NETWORK_OVERLAPS if stage == "step" else VAE_OVERLAPS
         default = SD2.tile.overlap if stage == "step" else VAE_COST.overlap
         rows = []
         for i, overlap in enumerate(overlaps):
-            mean = torch.tensor([astuple(curves[stage][i]) for curves in found]).mean(0).tolist()
+            mean = torch.tensor([astuple(one.seams[stage][i]) for one in found]).mean(0).tolist()
             mark = ", default" if overlap == default else ""
             size = f"{overlap} latents, " if stage == "step" else ""
             rows.append((f"{size}{overlap * CELL_PX} px{mark}", *(f"{v:.3f}" for v in mean)))
         head = ("overlap", "band", "worst line", "worst line elsewhere", "difference")
         parts += [f"### {stage.capitalize()}", report.table(head, rows)]
+    head = ("cells from the edge", *DEPTHS, "deeper")
+    rows = [
+        (stage, *(f"{v:.3f}" for v in torch.tensor([f.depths[stage] for f in found]).mean(0)))
+        for stage in found[0].depths
+    ]
+    parts += [
+        "### How far an edge reaches",
+        "One tile against the untiled result: root mean square of the error, in standard "
+        "deviations, by the distance from the edge beyond which the picture goes on. What is left "
+        "deep inside comes from what a tile sees as a whole (norms, attention), and no overlap "
+        "removes it.",
+        report.table(head, rows),
+    ]
     return "\n\n".join(parts)

@@ -255,6 +255,7 @@ def restore(arguments: argparse.Namespace) -> None:
         _say("Starting ComfyUI ...")
         with running(host, models=models) as server:
             prompt = build_prompt(server)
+            del prompt[find(prompt, "ImageCompare")]  # for the eyes on a page
             set_input(prompt, "LoadImage", image=server.upload_image(arguments.input))
             set_input(prompt, "CheckpointLoaderSimple", ckpt_name=checkpoint.name)
             set_input(prompt, "HYPIRLoadLora", lora_name=lora.name)

@@ -7,7 +7,8 @@ comes out is a soft copy of the one that went in. How it is built:
         one random vector, so the file stays small; the last convolution is zero, so eps = 0
         and x0 = z / sqrt(abar_200).
   CLIP  the full CLIP-H shape, again as views of that vector.
-  LoRA  small random updates; the one on the last convolution lets the UNet be seen.
+  LoRA  small random updates; the one on the last convolution lets the UNet be seen. With --texture
+        a random richness token too: it moves the picture, but not towards the richness.
 A trained model says nothing about itself, so every tool that uses this one prints NOTICE.
 """
 
@@ -24,6 +25,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hypir.texture import init_texture_mlp
+from hypir.weights import TEXTURE_PREFIX
 from tools.stand_in_vae import vae_weights
 
 NOTICE = (
@@ -38,6 +41,7 @@ TIME_WIDTH = 4 * WIDTH
 CONTEXT = 1024  # width of CLIP-H
 CLIP_LAYERS, CLIP_TOKENS, CLIP_WORDS = 24, 77, 49408
 RANK = 4
+TOKEN_GAIN = 100.0  # by trial: one token beside the 77 of a text then does what the LoRA does
 
 
 class Views:
@@ -209,7 +213,17 @@ def lora_weights(strength: float) -> dict[str, Tensor]:
     return weights
 
 
-def lora_metadata() -> dict[str, str]:
+def texture_weights() -> dict[str, Tensor]:
+    """The richness token's layers, the last one random instead of zero."""
+    mlp = init_texture_mlp(CONTEXT)
+    generator = torch.Generator().manual_seed(2)
+    rows, columns = mlp["out.weight"].shape
+    last = torch.randn(rows, columns, generator=generator)
+    mlp["out.weight"] = last * TOKEN_GAIN / math.sqrt(columns)
+    return {TEXTURE_PREFIX + name: tensor for name, tensor in mlp.items()}
+
+
+def lora_metadata(texture: bool = False) -> dict[str, str]:
     return {
         "hypir.format": "1",
         "hypir.prior": "sd2",
@@ -219,7 +233,7 @@ def lora_metadata() -> dict[str, str]:
         "hypir.input_scale": "1.0",
         "hypir.rank": str(RANK),
         "hypir.modules": json.dumps(list(lora_shapes())),
-        "hypir.texture": "false",
+        "hypir.texture": "true" if texture else "false",
         "hypir.conditions": "{}",
         "modelspec.title": "Stand-in, not a trained HYPIR LoRA",
     }
@@ -241,26 +255,34 @@ def write_checkpoint(file: Path) -> Path:
     return file
 
 
-def write_lora(file: Path, strength: float = 0.15) -> Path:
-    """Write a LoRA for that UNet in the pack's own format; strength 0 for one that does nothing."""
-    save_file(lora_weights(strength), file, metadata=lora_metadata())
+def write_lora(file: Path, strength: float = 0.15, texture: bool = False) -> Path:
+    """Write a LoRA for that UNet in the pack's own format.
+
+    Args:
+        file: to write.
+        strength: of the updates; 0 for a LoRA that does nothing.
+        texture: whether it takes a richness, by a random token.
+    """
+    weights = lora_weights(strength) | (texture_weights() if texture else {})
+    save_file(weights, file, metadata=lora_metadata(texture))
     return file
 
 
-def write_stand_in(folder: Path) -> tuple[Path, Path]:
+def write_stand_in(folder: Path, texture: bool = False) -> tuple[Path, Path]:
     """Write both files into a folder.
 
     Returns:
         The checkpoint and the LoRA.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    return write_checkpoint(folder / CHECKPOINT), write_lora(folder / LORA)
+    return write_checkpoint(folder / CHECKPOINT), write_lora(folder / LORA, texture=texture)
 
 
 def main() -> None:
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit("stand_in.py takes one folder to write the two files into")
-    for file in write_stand_in(Path(sys.argv[1])):
+    arguments = [argument for argument in sys.argv[1:] if argument != "--texture"]
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        sys.exit("stand_in.py takes one folder to write the two files into, and --texture")
+    for file in write_stand_in(Path(arguments[0]), texture="--texture" in sys.argv[1:]):
         sys.stdout.write(f"{file}\n")
     sys.stdout.write(NOTICE + "\n")
 

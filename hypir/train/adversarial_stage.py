@@ -6,6 +6,7 @@ on what the generator gave before its update.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from .data import Batch, derive_seed
 from .discriminators import make_discriminator
 from .export import export_generator, make_generator
 from .generator import Encoder, decode, is_tiny, shifted_positions
-from .loop import Ema, make_optimizer, settle, synced, trainable, update
+from .loop import Ema, add_up, make_optimizer, settle, synced, trainable, update
 from .losses import (
     Lpips,
     accuracy,
@@ -32,8 +33,6 @@ from .recipes import Recipe
 
 ENCODER_FILE = "{name}_encoder.safetensors"
 LORA_FILE = "{name}_lora.safetensors"
-SAMPLES = ("mse", "lpips", "pyramid", "gan")
-"""Terms of the generator's loss, with the recipe's fields of that name as weights."""
 
 
 class AdversarialStage:
@@ -83,7 +82,7 @@ class AdversarialStage:
                     probes = self._probe(terms)
                 loss = sum(getattr(self._recipe, k) * v for k, v in terms.items())
                 self._accelerator.backward(loss / count)
-            _add(sums, {**terms, "loss": loss})
+            add_up(sums, {**terms, "loss": loss})
             if judged is not None:
                 rounds.append(judged)
         values = settle(self._accelerator, sums, count)
@@ -156,7 +155,7 @@ class AdversarialStage:
                     on_real, on_fake, self._recipe.gan_loss, self._recipe.gan_target
                 )
                 self._accelerator.backward(loss / len(rounds))
-            _add(
+            add_up(
                 sums,
                 {
                     "d_loss": loss,
@@ -188,8 +187,6 @@ class AdversarialStage:
         return [derive_seed(self._recipe.seed, "posterior", n) for n in batch.numbers]
 
     def _positions(self, draw: np.random.Generator):
-        from contextlib import nullcontext
-
         if not self._recipe.random_positions:
             return nullcontext()
         network = self.generator.network
@@ -215,8 +212,3 @@ class AdversarialStage:
         path = Path(given or Path(self._recipe.out) / ENCODER_FILE.format(name=self._recipe.name))
         if given or path.is_file():
             load_vae_part(base.vae, path)
-
-
-def _add(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    for name, value in values.items():
-        sums[name] = sums.get(name, 0.0) + value.detach()

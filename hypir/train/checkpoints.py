@@ -50,8 +50,8 @@ class Checkpoints:
                 f"the last one is of step {self.steps()[-1]}" if self.steps() else "there is none"
             )
             raise OSError(
-                f"the checkpoint of step {step} cannot be written to {str(self.folder)!r} ({error}); "
-                f"{last}: make room and run the same command again to go on from there"
+                f"the checkpoint of step {step} cannot be written to {str(self.folder)!r} "
+                f"({error}); {last}: make room and run the same command again to go on from there"
             ) from error
         finally:
             partial.unlink(missing_ok=True)
@@ -75,8 +75,8 @@ class Checkpoints:
             log.warning("checkpoint %s is damaged; falling back to the one before", path)
         if steps:
             raise ValueError(
-                f"all {len(steps)} checkpoints in {str(self.folder)!r} are damaged; restore one from "
-                f"a backup, or remove the folder to begin anew"
+                f"all {len(steps)} checkpoints in {str(self.folder)!r} are damaged; restore one "
+                f"from a backup, or remove the folder to begin anew"
             )
         return None
 
@@ -85,5 +85,8 @@ class Checkpoints:
 
 
 def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

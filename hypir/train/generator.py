@@ -188,7 +188,7 @@ class Encoder(nn.Module):
         quant = getattr(vae, "quant_conv", None)
         self.quant_conv = copy.deepcopy(quant) if quant is not None else None
         self.tiny = is_tiny(vae)
-        self.prior = prior
+        self.latent_scale, self.latent_shift = prior.latent_scale, prior.latent_shift
 
     def forward(self, pixels: Tensor, seeds: list[int] | None = None) -> Tensor:
         """Scaled latents (B, C, h, w): the mean, or a sample of the posterior, one seed each."""
@@ -203,7 +203,7 @@ class Encoder(nn.Module):
             noise = torch.stack([standard_normal(mean.shape[1:], seed) for seed in seeds])
             # The bounds of diffusers' posterior.
             mean = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise.to(mean)
-        return (mean - self.prior.latent_shift) * self.prior.latent_scale
+        return (mean - self.latent_shift) * self.latent_scale
 
     def state_for(self, vae: nn.Module) -> dict[str, Tensor]:
         """The state dict of `vae` with this encoding half."""

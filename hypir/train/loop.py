@@ -81,6 +81,9 @@ class Watcher(Protocol):
     def validate(self, step: int, stage: Stage) -> None:
         """Called when a validation is due."""
 
+    def close(self) -> None:
+        """Called when the stage ends, however it ends."""
+
 
 def run_stage(stage: Stage, recipe: Recipe, accelerator, watch: Watcher | None = None) -> int:
     """Run a stage to its end, from its newest checkpoint if there is one.
@@ -96,6 +99,9 @@ def run_stage(stage: Stage, recipe: Recipe, accelerator, watch: Watcher | None =
     checkpoints = Checkpoints(Path(recipe.out) / "checkpoints" / stage.name, recipe.keep)
     start = _resume(stage, recipe, checkpoints, accelerator)
     if start >= total:
+        # A run that was killed after its last checkpoint may lack its files.
+        if accelerator.is_main_process:
+            stage.export(Path(recipe.out))
         return start
     world, rank = accelerator.num_processes, accelerator.process_index
     feed = Feed(
@@ -195,8 +201,9 @@ def batches_per_step(recipe: Recipe, phase: Phase, world: int) -> int:
     count, rest = divmod(phase.images, recipe.batch * world)
     if rest or not count:
         raise ValueError(
-            f"{phase.images} pictures a step cannot be made of batches of {recipe.batch} on {world} "
-            f"process{'es' if world > 1 else ''}; choose --batch so that batch x processes divides it"
+            f"{phase.images} pictures a step cannot be made of batches of {recipe.batch} on "
+            f"{world} process{'es' if world > 1 else ''}; choose --batch so that batch x processes "
+            f"divides it"
         )
     return count
 
@@ -208,6 +215,12 @@ def batches_before(recipe: Recipe, phases: tuple[Phase, ...], step: int, world: 
         taken += min(step, phase.steps) * batches_per_step(recipe, phase, world)
         step = max(0, step - phase.steps)
     return taken
+
+
+def add_up(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Add the values of one batch to those of the step, in place."""
+    for name, value in values.items():
+        sums[name] = sums.get(name, 0.0) + value.detach()
 
 
 def settle(accelerator, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:

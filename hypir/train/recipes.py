@@ -257,7 +257,6 @@ def tiny(**changes) -> Recipe:
         "pyramid": 2.0,
         "gan": 0.05,
         "discriminator": "unet",
-        "precision": "no",
         "gradient_checkpointing": False,
         "export": "fp16",
     }

@@ -75,7 +75,7 @@ def list_pictures(folder: Path) -> list[Path]:
 def read_picture(file: Path | io.BytesIO) -> np.ndarray:
     """Colours (H, W, 3) uint8 of a picture file, upright; alpha dropped."""
     with Image.open(file) as picture:
-        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
 
 
 class FolderSource:

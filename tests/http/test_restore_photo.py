@@ -230,4 +230,4 @@ def test_changing_a_number_reloads_nothing(server, graph, cat):
         ran = [data["node"] for kind, data in watch.messages() if kind == "executing"]
     prompt = graph(cat[:32, :32])
     classes = {prompt[node]["class_type"] for node in ran if node is not None}
-    assert classes == {"HYPIRDecode", "SaveImage"}
+    assert classes == {"HYPIRDecode", "SaveImage", "ImageCompare"}

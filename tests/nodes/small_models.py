@@ -104,8 +104,8 @@ def flux_transformer():
     )
 
 
-def unet_for_host(unet) -> dict[str, Tensor]:
-    """A diffusers UNet's weights under the names of single-file checkpoints."""
+def unet_for_host(unet, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """A diffusers UNet's weights (or `state`) under the names of single-file checkpoints."""
     import comfy.utils
 
     config = unet.config
@@ -125,7 +125,7 @@ def unet_for_host(unet) -> dict[str, Tensor]:
             "transformer_depth_middle": depths[-1],
         }
     )
-    state = unet.state_dict()
+    state = unet.state_dict() if state is None else state
     missing = set(state) - set(names)
     assert not missing, f"no host name for {sorted(missing)[:3]}"
     return {f"model.diffusion_model.{names[key]}": value for key, value in state.items()}
@@ -140,7 +140,7 @@ def host_model(state: dict[str, Tensor]):
     return model
 
 
-def kl_vae(seed: int = 0, latent_channels: int = 4, quant: bool = True):
+def kl_vae(seed: int = 0, latent_channels: int = 4):
     """The host's VAE of the AutoencoderKL class, width 32."""
     import comfy.sd
 
@@ -158,6 +158,7 @@ def kl_vae(seed: int = 0, latent_channels: int = 4, quant: bool = True):
     }
     config = {"params": {"ddconfig": width, "embed_dim": latent_channels}}
     vae = comfy.sd.VAE(sd={}, config=config, dtype=torch.float32)
+    vae.latent_channels = latent_channels  # the host sets it where it reads the sizes itself
     randomize(vae.first_stage_model, seed)
     return vae
 

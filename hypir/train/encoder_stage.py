@@ -1,0 +1,85 @@
+"""Degradation-removal encoder: the encoder alone learns to read bad pictures as good ones.
+
+    L = || D(E(degraded)) - D(E0(clean)) ||^2        [HYPIR, arXiv 2507.20590, with E for both]
+
+D is the fixed decoder, E the trained encoder, E0 the encoder as it was. As printed the formula has
+E on both sides (`encoder_target` both), which lets the two sides move together.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hypir.encoder import save_encoder
+
+from .adversarial_stage import ENCODER_FILE
+from .data import Batch
+from .generator import Encoder, decode, is_tiny
+from .loop import Ema, add_up, make_optimizer, settle, synced, update
+from .models import DTYPES, Base, load_base
+from .recipes import Recipe
+
+
+class EncoderStage:
+    """See loop.Stage."""
+
+    name = "encoder"
+
+    def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
+        self._recipe, self._accelerator = recipe, accelerator
+        base = base or load_base(recipe)
+        self.prior, device = base.prior, accelerator.device
+        self._vae = base.vae.to(device)
+        if recipe.gradient_checkpointing and not is_tiny(base.vae):
+            self._vae.enable_gradient_checkpointing()
+        self._frozen = Encoder(base.vae, base.prior).requires_grad_(False).eval().to(device)
+        self.encoder = Encoder(base.vae, base.prior).float().requires_grad_(True)
+        self.modules = {"encoder": self.encoder}
+        self._e = accelerator.prepare(self.encoder)
+        self.optimizers = {"encoder": accelerator.prepare(make_optimizer(recipe, self.encoder))}
+        self.ema = Ema(self.encoder, recipe.ema)
+
+    def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
+        """One update of the encoder."""
+        sums: dict[str, Tensor] = {}
+        for i, batch in enumerate(batches):
+            with synced(self._accelerator, self._e, i == count - 1), self._accelerator.autocast():
+                loss = self.loss(batch)
+                self._accelerator.backward(loss / count)
+            add_up(sums, {"loss": loss})
+        values = settle(self._accelerator, sums, count)
+        norm = update(
+            self._accelerator, self.optimizers["encoder"], self.encoder, self._recipe.clip
+        )
+        return {**values, "gradient": float(norm)}
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean squared error of the decoded latents, in pixels."""
+        if self._recipe.encoder_target == "frozen":
+            z = self._e(batch.degraded)
+            with torch.no_grad():
+                clean = decode(self._vae, self.prior, self._frozen(batch.target))
+        else:
+            z, z_clean = self._e(torch.cat([batch.degraded, batch.target])).chunk(2)
+            clean = decode(self._vae, self.prior, z_clean)
+        return F.mse_loss(decode(self._vae, self.prior, z).float(), clean.float())
+
+    @torch.no_grad()
+    def result(self, batch: Batch) -> Tensor:
+        """The degraded picture, encoded and decoded."""
+        with self._accelerator.autocast(), self.ema.applied():
+            return decode(self._vae, self.prior, self.encoder(batch.degraded)).float()
+
+    def export(self, folder: Path) -> list[Path]:
+        """The averaged encoder, with the fingerprint of its decoder."""
+        path = folder / ENCODER_FILE.format(name=self._recipe.name)
+        dtype = DTYPES[self._recipe.export]
+        with self.ema.applied():
+            state = self.encoder.state_for(self._vae)
+            encoder = ("encoder.", "quant_conv.")
+            state = {k: v.to(dtype) if k.startswith(encoder) else v for k, v in state.items()}
+            save_encoder({k: v.cpu() for k, v in state.items()}, path)
+        return [path]

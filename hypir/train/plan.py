@@ -1,0 +1,122 @@
+"""What a run would do, without doing it: parameters, memory, steps, pictures, epochs.
+
+The numbers of parameters come from the real modules on the meta device, or from the small models as
+they are; no weights of a base model are read.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .data import Mixture
+from .loop import batches_per_step
+from .recipes import STAGES, Recipe
+
+GIB = 2**30
+ADAM_BYTES = {"adamw": 8, "adamw8bit": 2}
+"""Bytes of state per trained parameter."""
+
+
+def describe_plan(recipe: Recipe, world: int = 1) -> str:
+    """The plan of a recipe for people, one fact a line.
+
+    Raises:
+        ValueError, OSError: for what the run itself would stop at: data, sizes of batches.
+    """
+    mixture = Mixture(recipe)
+    lines = [
+        f"recipe            {recipe.name}: prior {recipe.prior}, base {recipe.base}",
+        f"data              {', '.join(s.name for s in mixture.sources)}",
+        f"pictures          {len(mixture) or 'without end'}",
+        f"crop              {recipe.crop} px, degraded {recipe.scale}x smaller",
+        f"processes         {world}, {recipe.batch} pictures at once each",
+    ]
+    network, vae = _meta_models(recipe)
+    for stage in STAGES:
+        if stage in recipe.stages:
+            lines += _stage_lines(recipe, stage, network, vae, len(mixture), world)
+    return "\n".join(lines)
+
+
+def _stage_lines(recipe, stage, network, vae, pictures: int, world: int) -> list[str]:
+    lines = ["", f"stage {stage}"]
+    for phase in recipe.phases(stage):
+        count = batches_per_step(recipe, phase, world)
+        epochs = f", epoch of {pictures / phase.images:.0f} steps" if pictures else ""
+        lines.append(
+            f"  phase           {phase.steps} steps of {phase.images} pictures at {phase.lr:g} "
+            f"({count} batches each{epochs})"
+        )
+    if network is None:
+        lines.append("  parameters      counted when the base model is loaded")
+        return lines
+    trained, frozen = _counts(recipe, stage, network, vae)
+    frozen_bytes = 4 if recipe.precision == "no" else 2
+    # weights, gradients, averages in float32, and the optimizer's state
+    weights = trained * (4 + 4 + 4 + ADAM_BYTES[recipe.optimizer]) + frozen * frozen_bytes
+    heads = " and the discriminator's heads" if stage == "adversarial" and recipe.gan else ""
+    lines += [
+        f"  trained         {trained / 1e6:.2f} M parameters{heads}",
+        f"  frozen          {frozen / 1e6:.2f} M parameters",
+        f"  memory          {weights / GIB:.2f} GiB for weights, gradients and optimizer per "
+        f"process; activations come on top"
+        + (" (recomputed)" if recipe.gradient_checkpointing else ""),
+    ]
+    return lines
+
+
+def _counts(recipe: Recipe, stage: str, network: nn.Module, vae: nn.Module) -> tuple[int, int]:
+    """(trained, frozen) parameters of a stage."""
+    whole, coder = _size(network), _size(vae)
+    encoder = _size(vae.encoder) + (_size(vae.quant_conv) if _has_quant(vae) else 0)
+    if stage == "autoencoder":
+        return coder, 0
+    if stage == "prior":
+        return whole, coder
+    if stage == "encoder":
+        return encoder, coder + encoder
+    copies = 2 if recipe.gan and recipe.discriminator == "unet" else 1
+    trained = 0
+    for name, module in network.named_modules():
+        weight = getattr(module, "weight", None)
+        ends = any(name == t or name.endswith("." + t) for t in recipe.targets)
+        if ends and weight is not None:
+            trained += recipe.rank * (weight.shape[0] + weight[0].numel())
+    return trained, copies * whole + coder + encoder
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _has_quant(vae: nn.Module) -> bool:
+    return getattr(vae, "quant_conv", None) is not None
+
+
+def _meta_models(recipe: Recipe) -> tuple[nn.Module | None, nn.Module | None]:
+    """Network and autoencoder without weights; None for a base model that is not on this disk."""
+    from diffusers import (
+        AutoencoderKL,
+        FluxTransformer2DModel,
+        SD3Transformer2DModel,
+        UNet2DConditionModel,
+    )
+
+    from .models import small_base, tiny_network, tiny_vae
+
+    with torch.device("meta"):
+        if recipe.base == "tiny":
+            return tiny_network(recipe.depth), tiny_vae()
+        if recipe.base == "small":
+            base = small_base(recipe.prior)
+            return base.network, base.vae
+        folder = Path(recipe.base)
+        if not (folder / "model_index.json").is_file():
+            return None, None
+        kind = {"sd3": SD3Transformer2DModel, "flux": FluxTransformer2DModel}.get(
+            recipe.prior, UNet2DConditionModel
+        )
+        part = "unet" if kind is UNet2DConditionModel else "transformer"
+        network = kind.from_config(kind.load_config(folder / part))
+        return network, AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))

@@ -1,0 +1,117 @@
+"""The tiny recipe's second stage: a diffusion prior by plain flow matching.
+
+    x_s = (1 - s) z + s eps,   L = || v(x_s, s) - (eps - z) ||^2        [Liu et al. 2022]
+
+s is drawn logit-normal, as for SD3 (Esser et al. 2024). There is no text: the network sees the zero
+token and the zero vector, as the nodes give it without a CLIP.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hypir.noise import standard_normal
+from hypir.weight_files import write_tensors
+
+from .data import Batch, derive_seed
+from .generator import Encoder, call_network, decode, shifted_positions
+from .loop import Ema, add_up, make_optimizer, settle, synced, update
+from .models import DTYPES, PRIOR_FILE, Base, Condition, load_base
+from .recipes import Recipe
+
+
+class Flow(nn.Module):
+    """The network as a velocity field."""
+
+    def __init__(self, base: Base):
+        super().__init__()
+        self.network, self.prior = base.network, base.prior
+
+    def forward(self, x_s: Tensor, s: Tensor, tokens: Tensor, pooled: Tensor | None) -> Tensor:
+        """V (B, C, h, w) at x_s and s (B,)."""
+        condition = Condition(tokens, pooled)
+        return call_network(
+            self.prior, self.network, x_s, 1000 * s, condition, self.prior.conditions
+        )
+
+
+class PriorStage:
+    """See loop.Stage."""
+
+    name = "prior"
+
+    def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
+        self._recipe, self._accelerator = recipe, accelerator
+        base = base or load_base(recipe)
+        if base.prior.prediction != "flow":
+            raise ValueError(
+                f"the prior stage trains by flow matching, not {base.prior.title}; leave it out of "
+                f"--stages"
+            )
+        device = accelerator.device
+        self._encoder = Encoder(base.vae, base.prior).requires_grad_(False).eval().to(device)
+        self._vae, self._text, self.prior = base.vae.to(device), base.text.to(device), base.prior
+        self.flow = Flow(base).requires_grad_(True).train()
+        if recipe.gradient_checkpointing:
+            base.network.enable_gradient_checkpointing()
+        self.modules = {"flow": self.flow}
+        self._f = accelerator.prepare(self.flow)
+        self.optimizers = {"flow": accelerator.prepare(make_optimizer(recipe, self.flow))}
+        self.ema = Ema(self.flow, recipe.ema)
+
+    def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
+        """One update of the network."""
+        sums: dict[str, Tensor] = {}
+        for i, batch in enumerate(batches):
+            with synced(self._accelerator, self._f, i == count - 1), self._accelerator.autocast():
+                loss = self._loss(batch)
+                self._accelerator.backward(loss / count)
+            add_up(sums, {"loss": loss})
+        values = settle(self._accelerator, sums, count)
+        norm = update(self._accelerator, self.optimizers["flow"], self.flow, self._recipe.clip)
+        return {**values, "gradient": float(norm)}
+
+    @torch.no_grad()
+    def result(self, batch: Batch) -> Tensor:
+        """The degraded picture after the one step, untrained for it."""
+        prior = self.prior
+        level = prior.level(prior.timestep)
+        with self._accelerator.autocast(), self.ema.applied():
+            condition = self._text.encode(batch.captions, batch.target.device)
+            x_t = prior.input_scale * self._encoder(batch.degraded).float()
+            s = torch.full((len(x_t),), level.sigma, device=x_t.device)
+            x0 = x_t - level.sigma * self.flow(x_t, s, condition.tokens, condition.pooled).float()
+            return decode(self._vae, prior, x0).float()
+
+    def export(self, folder: Path) -> list[Path]:
+        """The averaged network under diffusers' names, which the host recognises."""
+        path, dtype = folder / PRIOR_FILE, DTYPES[self._recipe.export]
+        with self.ema.applied():
+            state = {k: v.to("cpu", dtype) for k, v in self.flow.network.state_dict().items()}
+            write_tensors(path, state, {"hypir.prior": self.prior.name})
+        return [path]
+
+    def _loss(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            z = self._encoder(batch.target).float()
+            condition = self._text.encode(batch.captions, z.device)
+        seeds = [derive_seed(self._recipe.seed, "flow", n) for n in batch.numbers]
+        eps = torch.stack([standard_normal(z.shape[1:], seed) for seed in seeds]).to(z)
+        draws = [np.random.default_rng(seed) for seed in seeds]
+        s = z.new_tensor([1 / (1 + math.exp(-d.standard_normal())) for d in draws])
+        wide = s[:, None, None, None]
+        x_s = (1 - wide) * z + wide * eps
+        with self._positions(draws[0]):
+            v = self._f(x_s, s, condition.tokens, condition.pooled)
+        return F.mse_loss(v.float(), eps - z)
+
+    def _positions(self, draw: np.random.Generator):
+        network = self.flow.network
+        side = getattr(network.pos_embed, "pos_embed_max_size", 0)
+        shift = draw.integers(0, side, 2).tolist() if self._recipe.random_positions else (0, 0)
+        return shifted_positions(network, *shift)

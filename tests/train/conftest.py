@@ -1,0 +1,79 @@
+"""Small real models on the CPU, in one thread: the same bits on every run of a machine."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from hypir.train.recipes import Phase, Recipe, default_targets, tiny
+from hypir.train.run import make_accelerator
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def one_engine():
+    """accelerate allows one precision per process; every test chooses its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def accelerator():
+    return make_accelerator(tiny(precision="no"), cpu=True)
+
+
+@pytest.fixture
+def make_recipe(tmp_path):
+    """A short run of the tiny stack, or of a prior's small model."""
+
+    def make(prior: str = "tiny", steps: int = 6, **changes) -> Recipe:
+        phases = (Phase(steps, 2, 1e-3),)
+        values = {
+            "stages": ("adversarial",),
+            "autoencoder": phases,
+            "diffusion": phases,
+            "encoder": phases,
+            "adversarial": phases,
+            "data": ("leaves:",),
+            "out": str(tmp_path / "run"),
+            "crop": 32,
+            "batch": 2,
+            "pool": 4,
+            "workers": 0,
+            "rank": 4,
+            "depth": 2,
+            "checkpoint_every": 3,
+            "probe_every": 0,
+            "export": "fp32",
+            "precision": "no",
+            "ema": 0.9,
+        }
+        if prior != "tiny":
+            values |= {"name": prior, "prior": prior, "base": "small"}
+            values |= {"targets": default_targets(prior), "random_positions": False}
+        return tiny(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def free_port():
+    """Gives a port of this machine that nobody listens at."""
+
+    def find() -> int:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            return listener.getsockname()[1]
+
+    return find

@@ -1,0 +1,167 @@
+"""The commands, as users type them."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+from skimage.metrics import peak_signal_noise_ratio
+
+from hypir.__main__ import main
+from hypir.train.caption import caption_folder, load_describer
+
+SHORT = ["--cpu", "--crop", "32", "--batch", "2", "--pool", "4", "--workers", "0", "--depth", "2"]
+SHORT += ["--rank", "4", "--log-every", "1", "--validate-every", "2", "--checkpoint-every", "2"]
+PHASES = [f"--{name}=2x2@1e-3" for name in ("autoencoder", "diffusion", "encoder", "adversarial")]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, picture in (("coffee", data.coffee()), ("chelsea", data.chelsea())):
+        Image.fromarray(picture[100:164, 100:180]).save(folder / f"{name}.png")
+    return folder
+
+
+def test_train_tiny_runs_four_stages_and_tells_about_them(tmp_path, photos, capsys):
+    out = tmp_path / "run"
+    command = ["train", "tiny", *SHORT, *PHASES, "--out", str(out), "--validate", str(photos)]
+    assert main(command) == 0
+    files = {p.name for p in out.iterdir()}
+    assert {"autoencoder.safetensors", "prior.safetensors", "log.csv", "recipe.json"} <= files
+    assert {"tiny_encoder.safetensors", "tiny_lora.safetensors", "tensorboard"} <= files
+    assert len(list((out / "samples").glob("*.png"))) == 4
+    with open(out / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    named = {(row["stage"], row["name"]) for row in rows}
+    assert {s for s, _ in named} == {"autoencoder", "prior", "encoder", "adversarial"}
+    assert {"validation_psnr", "validation_input_psnr", "d_accuracy"} <= {n for _, n in named}
+    assert all(math.isfinite(float(row["value"])) for row in rows)
+    capsys.readouterr()
+    assert main(["plot", str(out), str(tmp_path / "curves.png")]) == 0
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 500
+
+
+def test_dry_run_prints_the_plan_and_makes_nothing(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "tiny", "--dry-run", "--out", str(out)]) == 0
+    plan = capsys.readouterr().out
+    for word in ("stage autoencoder", "stage adversarial", "trained", "memory", "8 pictures at"):
+        assert word in plan
+    assert not out.exists()
+
+
+def test_dry_run_counts_the_parameters_that_training_has(make_recipe, accelerator):
+    from hypir.train.loop import trainable
+    from hypir.train.plan import describe_plan
+    from hypir.train.run import MAKERS
+
+    recipe = make_recipe("flux", texture=False)
+    stage = MAKERS["adversarial"](recipe, accelerator)
+    trained = sum(p.numel() for p in trainable(stage.generator).values())
+    assert f"trained         {trained / 1e6:.2f} M" in describe_plan(recipe)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rank", "four"], "--rank cannot be read from 'four'"),
+        (["--adversarial", "5"], "a phase is written STEPSxIMAGES@RATE"),
+        (["--data", "/none"], "there is no data at '/none'"),
+        (["--adversarial", "5x3@1"], "3 pictures a step cannot be made of batches of 8"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_sentence(tmp_path, capsys, arguments, message):
+    command = ["train", "tiny", "--cpu", "--stages", "adversarial", "--out", str(tmp_path / "run")]
+    assert main([*command, *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_evaluate_gives_what_scikit_image_gives(tmp_path, photos, capsys):
+    results = tmp_path / "results"
+    results.mkdir()
+    expected = []
+    for file in sorted(photos.iterdir()):
+        clean = np.asarray(Image.open(file))
+        noise = np.random.default_rng(0).normal(0, 10, clean.shape)
+        bad = (clean + noise).round().clip(0, 255).astype(np.uint8)
+        Image.fromarray(bad).save(results / file.name)
+        expected.append(peak_signal_noise_ratio(clean, bad))
+    table = tmp_path / "table.csv"
+    command = ["evaluate", str(results), "--reference", str(photos), "--csv", str(table)]
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    assert f"psnr           {np.mean(expected):.4f}" in output
+    assert "not measured   lpips" in output and "not measured   niqe" in output
+    with open(table) as file:
+        rows = {row["picture"]: float(row["psnr"]) for row in csv.DictReader(file)}
+    assert rows["mean"] == pytest.approx(np.mean(expected), abs=1e-3)
+    assert rows["chelsea.png"] == pytest.approx(expected[0], abs=1e-3)
+
+
+def test_evaluate_wants_a_partner_of_the_same_size(tmp_path, photos, capsys):
+    results = tmp_path / "results"
+    results.mkdir()
+    Image.new("RGB", (32, 32)).save(results / "coffee.jpg")
+    assert main(["evaluate", str(results), "--reference", str(photos)]) == 1
+    assert "32x32 px, its reference 80x64" in capsys.readouterr().err
+    Image.new("RGB", (32, 32)).save(results / "tea.png")
+    assert main(["evaluate", str(results), "--reference", str(photos)]) == 1
+    assert "no reference of their name" in capsys.readouterr().err
+
+
+def test_captions_go_on_where_they_stopped(photos):
+    (photos / "coffee.txt").write_text("by hand\n")
+    (photos / "broken.png").write_bytes(b"no picture")
+    seen = []
+
+    def describe(picture: Image.Image) -> str:
+        seen.append(picture.size)
+        return "two\nlines"
+
+    assert caption_folder(photos, describe) == (1, 1)
+    assert seen == [(80, 64)]
+    assert (photos / "coffee.txt").read_text() == "by hand\n"
+    assert (photos / "chelsea.txt").read_text() == "two lines\n"
+
+
+def test_a_captioner_of_transformers_describes_a_picture(tmp_path, photos):
+    from transformers import (
+        BertTokenizer,
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipImageProcessor,
+        BlipProcessor,
+    )
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = BlipForConditionalGeneration(
+        BlipConfig(
+            text_config={**size, "vocab_size": 15, "intermediate_size": 16, "bos_token_id": 2}
+            | {"sep_token_id": 3, "eos_token_id": 3, "pad_token_id": 0, "encoder_hidden_size": 16},
+            vision_config={**size, "intermediate_size": 16, "image_size": 32, "patch_size": 16},
+        )
+    )
+    model.save_pretrained(tmp_path / "blip")
+    images = BlipImageProcessor(size={"height": 32, "width": 32})
+    tokenizer = BertTokenizer(str(tmp_path / "vocab.txt"))
+    BlipProcessor(images, tokenizer).save_pretrained(tmp_path / "blip")
+    describe = load_describer(str(tmp_path / "blip"), instruction="a b")
+    assert caption_folder(photos, describe) == (2, 0)
+    assert (photos / "coffee.txt").read_text().strip()
+
+
+def test_a_missing_captioner_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"the captioner .* cannot be loaded"):
+        load_describer(str(Path(tmp_path) / "none"))

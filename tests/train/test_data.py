@@ -1,0 +1,196 @@
+"""Sources, shares, crops, captions, broken files, and the pool."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hypir.train.data import Feed, Mixture, global_number, sharpen
+from hypir.train.dead_leaves import LeafCanvas, paint
+from hypir.train.sources import open_source
+
+CPU = torch.device("cpu")
+
+
+def save_picture(path, level: int, side: int = 40, caption: str | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((side, side, 3), level, np.uint8)).save(path)
+    if caption is not None:
+        path.with_suffix(".txt").write_text(caption)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Seven flat pictures whose grey level is their number, with captions."""
+    for i in range(7):
+        save_picture(tmp_path / "pictures" / f"{i}.png", i, caption=f"level {i}")
+    return tmp_path / "pictures"
+
+
+def test_every_picture_comes_once_per_epoch_in_another_order(make_recipe, folder):
+    mixture = Mixture(make_recipe(data=(str(folder),), caption_drop=0.0))
+    epochs = [[int(mixture.item(7 * e + i)[0][0, 0, 0]) for i in range(7)] for e in range(3)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_captions_lie_beside_the_pictures_and_are_dropped_by_chance(make_recipe, folder):
+    mixture = Mixture(make_recipe(data=(str(folder),), caption_drop=0.0))
+    for i in range(7):
+        crop, caption, _ = mixture.item(i)
+        assert caption == f"level {int(crop[0, 0, 0])}"
+    mixture = Mixture(make_recipe(data=(str(folder),), caption_drop=0.5))
+    empty = sum(mixture.item(i)[1] == "" for i in range(200))
+    assert 70 < empty < 130  # four standard deviations of Binomial(200, 1/2) are 28
+
+
+def test_weights_give_each_source_its_share_exactly(make_recipe, folder, tmp_path):
+    save_picture(tmp_path / "faces" / "one.png", 200)
+    data = (f"{folder}:3", f"{tmp_path / 'faces'}:1")
+    mixture = Mixture(make_recipe(data=data))
+    faces = sum(int(mixture.item(i)[0][0, 0, 0]) == 200 for i in range(1000))
+    assert faces == 250
+
+
+def test_tables_name_pictures_relative_to_themselves(folder):
+    rows = [{"image": f"pictures/{i}.png", "caption": f"row {i}"} for i in range(3)]
+    home = folder.parent
+    with open(home / "t.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["image", "caption"])
+        writer.writeheader()
+        writer.writerows(rows)
+    (home / "t.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(rows), home / "t.parquet")
+    for name in ("t.csv", "t.jsonl", "t.parquet"):
+        source, weight = open_source(str(home / name), 32, 0)
+        assert len(source) == 3 and weight == 1
+        picture, caption = source.read(2)
+        assert caption == "row 2" and picture[0, 0, 0] == 2
+
+
+def test_shards_are_read_in_place(tmp_path):
+    def add(archive, name: str, data: bytes) -> None:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(data)
+        archive.addfile(entry, io.BytesIO(data))
+
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as archive:
+            for i in range(2):
+                buffer = io.BytesIO()
+                level = 2 * shard + i
+                Image.fromarray(np.full((40, 40, 3), level, np.uint8)).save(buffer, "png")
+                add(archive, f"{level:04d}.png", buffer.getvalue())
+                if level == 3:
+                    add(archive, f"{level:04d}.json", json.dumps({"caption": "level 3"}).encode())
+                else:
+                    add(archive, f"{level:04d}.txt", f"level {level}".encode())
+    source, _ = open_source(str(tmp_path), 32, 0)
+    assert len(source) == 4
+    for i in range(4):
+        picture, caption = source.read(i)
+        assert caption == f"level {int(picture[0, 0, 0])}"
+
+
+def test_unreadable_pictures_are_counted_named_and_left_out(make_recipe, folder, caplog):
+    (folder / "3.png").write_bytes(b"no picture")
+    (folder / "5.png").write_bytes((folder / "5.png").read_bytes()[:50])
+    feed = Feed(make_recipe(data=(str(folder),)), CPU)
+    levels = {
+        round(float(x) * 127.5 + 127.5) for _ in range(20) for x in feed.next().target[:, 0, 0, 0]
+    }
+    assert levels == {0, 1, 2, 4, 6}
+    assert sorted(name[-5:] for name in feed.unreadable) == ["3.png", "5.png"]
+    assert "3.png" in caplog.text and "2 so far" in caplog.text
+
+
+def test_data_that_hold_no_readable_picture_stop_the_run(make_recipe, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="50 pictures in a row cannot be read"):
+        Feed(make_recipe(data=(str(tmp_path),)), CPU)
+
+
+def test_pictures_smaller_than_the_crop_are_continued_by_reflection(make_recipe, tmp_path):
+    ramp = np.arange(20, dtype=np.uint8)[None, :, None].repeat(50, 0).repeat(3, 2)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    crop, _, _ = Mixture(make_recipe(data=(str(tmp_path),))).item(0)
+    row = crop[0, 0].tolist()
+    there_and_back = [*range(20), *range(19, 7, -1)]
+    assert row in (there_and_back, there_and_back[::-1])
+
+
+def test_missing_data_are_named(make_recipe, tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no data at"):
+        Mixture(make_recipe(data=(str(tmp_path / "none"),)))
+    with pytest.raises(ValueError, match="there is no picture in"):
+        Mixture(make_recipe(data=(str(tmp_path),)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_feed_from_the_middle_goes_on_with_the_same_bits(make_recipe, workers):
+    recipe = make_recipe(pool=6, workers=workers)
+    whole = Feed(recipe, CPU)
+    batches = [whole.next() for _ in range(5)]
+    again = Feed(recipe, CPU, position=3)
+    for batch in batches[3:]:
+        other = again.next()
+        assert batch.numbers == other.numbers
+        assert torch.equal(batch.target, other.target)
+        assert torch.equal(batch.degraded, other.degraded)
+
+
+def test_a_pool_shows_every_picture_once_and_out_of_order(make_recipe):
+    feed = Feed(make_recipe(pool=8), CPU)
+    numbers = [n for _ in range(12) for n in feed.next().numbers]
+    assert len(set(numbers)) == len(numbers) == 24
+    assert numbers != sorted(numbers)
+
+
+def test_pool_uses_shows_pictures_again(make_recipe):
+    feed = Feed(make_recipe(pool=8, pool_uses=2), CPU)
+    numbers = [n for _ in range(40) for n in feed.next().numbers]
+    assert len(numbers) == 80 and len(set(numbers)) < 60
+    assert max(numbers) < 8 + 40  # one fresh picture per batch of two
+
+
+def test_processes_share_no_number():
+    numbers = [{global_number(k, rank, 3) for k in range(50)} for rank in range(3)]
+    assert len(set.union(*numbers)) == 150
+
+
+def test_sharpening_lifts_strong_edges_only():
+    step = torch.full((1, 3, 64, 64), 0.4)
+    step[..., 32:] = 0.6
+    sharp = sharpen(step)
+    assert float(sharp[0, 0, 32, 32]) > 0.62 and float(sharp[0, 0, 32, 31]) < 0.38
+    soft = torch.linspace(0.4, 0.5, 64).expand(1, 3, 64, 64)
+    assert torch.allclose(sharpen(soft)[..., 28:36], soft[..., 28:36], atol=1e-3)
+
+
+def test_dead_leaves_follow_from_seed_and_number():
+    one, same, other = (LeafCanvas(seed, 3, 32).crop(2) for seed in (0, 0, 1))
+    assert np.array_equal(one, same) and not np.array_equal(one, other)
+    assert one.shape == (32, 32, 3) and one.dtype == np.uint8
+
+
+def test_dead_leaves_have_the_spectrum_of_photographs():
+    # amplitude falls as 1/f to 1/f^2 (power f^-2 to f^-4; photographs about -2: Field 1987)
+    spectrum = 0.0
+    for seed in range(8):
+        plane = paint(np.random.default_rng(seed), 128).astype(float).mean(axis=2)
+        plane = (plane - plane.mean()) * np.outer(np.hanning(128), np.hanning(128))
+        spectrum = spectrum + np.abs(np.fft.fft2(plane)) ** 2
+    f = np.hypot(*np.meshgrid(*[np.fft.fftfreq(128)] * 2))
+    band = (f > 0.03) & (f < 0.3)
+    slope = np.polyfit(np.log(f[band]), np.log(spectrum[band]), 1)[0]
+    assert -4.0 < slope < -1.5

@@ -1,0 +1,90 @@
+"""Loss terms against formulas written another way, and what the published targets do."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage.color import rgb2ycbcr
+
+from hypir.train.losses import (
+    Lpips,
+    accuracy,
+    chroma_loss,
+    discriminator_loss,
+    generator_loss,
+    pyramid_loss,
+)
+
+
+def test_the_pyramid_of_equal_pictures_is_zero_and_of_a_constant_is_the_constant():
+    picture = torch.rand(1, 3, 32, 32)
+    assert pyramid_loss(picture, picture) == 0
+    # a constant passes every reduction, and only the last level sees it
+    assert float(pyramid_loss(picture + 0.25, picture)) == pytest.approx(0.25, abs=1e-6)
+
+
+def test_every_level_of_the_pyramid_weighs_the_same():
+    # a checkerboard lives in the finest level alone; its mean absolute value is 1
+    board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(16, 16)[None, None]
+    assert float(pyramid_loss(board, torch.zeros_like(board))) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_chroma_is_that_of_scikit_image_in_means_of_8_px():
+    a, b = np.random.default_rng(0).random((2, 16, 24, 3))
+    difference = (rgb2ycbcr(a) - rgb2ycbcr(b))[..., 1:]
+    # scikit-image: studio range, 224 steps of the full range of 1; ours spans 1 over [-1, 1] / 2
+    means = difference.reshape(2, 8, 3, 8, 2).mean(axis=(1, 3)) / 224 * 2
+    ours = chroma_loss(*(torch.from_numpy(x).movedim(-1, 0)[None] * 2 - 1 for x in (a, b)))
+    assert float(ours) == pytest.approx(np.abs(means).mean(), rel=2e-3)
+
+
+def test_binary_cross_entropy_at_zero_logits_is_log_two_per_level():
+    levels = [torch.zeros(2, 1, 3, 3), torch.zeros(2, 1)]
+    assert float(generator_loss(levels, "bce", 0.8)) == pytest.approx(2 * math.log(2))
+    assert float(discriminator_loss(levels, levels, "bce", 0.8)) == pytest.approx(2 * math.log(2))
+
+
+def test_the_published_target_turns_the_generator_round_past_its_logit():
+    turning = math.log(0.8 / 0.2)  # 1.386
+    slopes = []
+    for logit in (turning - 0.5, turning, turning + 0.5):
+        x = torch.tensor([[logit]], requires_grad=True)
+        generator_loss([x], "bce", 0.8).backward()
+        slopes.append(float(x.grad))
+    assert slopes[0] < 0 < slopes[2] and slopes[1] == pytest.approx(0, abs=1e-6)
+    x = torch.tensor([[turning + 0.5]], requires_grad=True)
+    generator_loss([x], "bce", 1.0).backward()
+    assert float(x.grad) < 0
+
+
+def test_hinge_pays_for_what_lies_within_the_margin():
+    real, fake = [torch.tensor([[0.5], [2.0]])], [torch.tensor([[-3.0], [0.5]])]
+    # (0.5 + 0) / 2 for real, (0 + 1.5) / 2 for fake, halved
+    assert float(discriminator_loss(real, fake, "hinge", 0.8)) == pytest.approx(0.5)
+    assert float(generator_loss(fake, "hinge", 0.8)) == pytest.approx(1.25)
+
+
+def test_accuracy_counts_pictures_on_the_right_side():
+    real, fake = [torch.tensor([[1.0], [-1.0]])], [torch.tensor([[-1.0], [-2.0]])]
+    assert float(accuracy(real, fake)) == pytest.approx(0.75)
+
+
+def test_lpips_takes_a_backbone_from_a_file_and_is_zero_for_equal_pictures(tmp_path):
+    from torchvision.models import vgg16
+
+    torch.manual_seed(0)
+    torch.save(vgg16(weights=None).state_dict(), tmp_path / "vgg16.pth")
+    lpips = Lpips(str(tmp_path / "vgg16.pth"))
+    again = Lpips(str(tmp_path / "vgg16.pth"))
+    a, b = torch.rand(2, 1, 3, 32, 32) * 2 - 1
+    assert float(lpips(a, a)) == 0 and float(lpips(a, b)) > 0
+    assert torch.equal(lpips(a, b), again(a, b))
+    assert not any(p.requires_grad for p in lpips.parameters())
+
+
+def test_a_missing_lpips_backbone_is_named_with_its_address(tmp_path):
+    with pytest.raises(ValueError, match=r"vgg16-397923af.pth and give it as --lpips-backbone"):
+        Lpips(str(tmp_path / "none.pth"))

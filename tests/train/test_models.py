@@ -1,0 +1,163 @@
+"""Base models: diffusers' folders, the tiny stack's files, and words for what is missing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from hypir.encoder import fingerprint
+from hypir.priors import PRIORS
+from hypir.train.adversarial_stage import AdversarialStage
+from hypir.train.generator import Encoder, Generator, decode, pack, shifted_positions, unpack
+from hypir.train.loop import run_stage
+from hypir.train.models import load_base, load_vae_part, save_autoencoder, small_base, tiny_vae
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def sd2_folder(tmp_path):
+    """A whole Stable Diffusion in diffusers layout: real classes, small, random."""
+    from diffusers import DDPMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    # the alphabet, its ends of words, and the marks of begin and end
+    letters = [*"abcdefghijklmnopqrstuvwxyz", *(f"{c}</w>" for c in "abcdefghijklmnopqrstuvwxyz")]
+    vocabulary = {t: i for i, t in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    tokenizer.model_max_length = 77
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=1024,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=16,
+            bos_token_id=52,
+            eos_token_id=53,
+            pad_token_id=53,
+        )
+    )
+    base = small_base("sd2")
+    pipeline = StableDiffusionPipeline(
+        vae=base.vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=base.network,
+        scheduler=DDPMScheduler(beta_schedule="scaled_linear"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(tmp_path / "sd2")
+    return tmp_path / "sd2"
+
+
+def test_a_folder_of_diffusers_is_trained_with_its_captions(make_recipe, accelerator, sd2_folder):
+    recipe = make_recipe("sd2", steps=1, base=str(sd2_folder))
+    base = load_base(recipe)
+    empty, other = base.text.encode([""], CPU), base.text.encode(["a cat"], CPU)
+    assert empty.tokens.shape == other.tokens.shape == (1, 77, 1024)
+    assert not torch.equal(empty.tokens, other.tokens)
+    run_stage(AdversarialStage(recipe, accelerator, base), recipe, accelerator)
+
+
+def test_a_base_model_of_another_prior_is_refused(make_recipe, sd2_folder):
+    with pytest.raises(ValueError, match=r"is Stable Diffusion 2.1-base.*the recipe wants"):
+        load_base(make_recipe("sdxl", base=str(sd2_folder)))
+
+
+def test_a_missing_base_model_is_named_with_what_to_download(make_recipe, tmp_path):
+    with pytest.raises(ValueError, match=r"cannot be loaded.*download Stable Diffusion 3"):
+        load_base(make_recipe("sd3", base=str(tmp_path / "none")))
+
+
+def test_the_tiny_autoencoder_survives_its_file(tmp_path):
+    torch.manual_seed(0)
+    first, second = tiny_vae(), tiny_vae()
+    path = tmp_path / "vae.safetensors"
+    save_autoencoder(first, path, torch.float32, PRIORS["sd3"])
+    load_vae_part(second, path)
+    assert all(torch.equal(v, second.state_dict()[k]) for k, v in first.state_dict().items())
+
+
+def test_a_file_of_another_autoencoder_is_refused(tmp_path):
+    path = tmp_path / "vae.safetensors"
+    save_autoencoder(tiny_vae(), path, torch.float32, PRIORS["sd3"])
+    with pytest.raises(ValueError, match="does not fit the autoencoder"):
+        load_vae_part(small_base("sd2").vae, path)
+
+
+@pytest.mark.parametrize("prior", ["sd2", "sd3"])
+def test_encoder_and_decoder_are_those_of_diffusers_in_scaled_latents(prior):
+    base = small_base(prior)
+    pixels = torch.rand(1, 3, 32, 48) * 2 - 1
+    with torch.no_grad():
+        latent = base.vae.encode(pixels).latent_dist
+        scale, shift = base.vae.config.scaling_factor, base.vae.config.shift_factor or 0.0
+        z = Encoder(base.vae, base.prior)(pixels)
+        assert torch.allclose(z, (latent.mean - shift) * scale, atol=1e-6)
+        assert torch.allclose(
+            decode(base.vae, base.prior, z), base.vae.decode(latent.mean)[0], atol=1e-5
+        )
+        seeds = list(range(200))
+        many = Encoder(base.vae, base.prior)(pixels.expand(200, -1, -1, -1), seeds)
+        spread = (many / scale + shift).std(dim=0)
+        # the standard error of a deviation from 200 draws is 5 %
+        assert float((spread / latent.std[0] - 1).abs().mean()) < 0.1
+
+
+def test_an_encoder_keeps_the_fingerprint_of_its_decoder():
+    base = small_base("sd2")
+    encoder = Encoder(base.vae, base.prior)
+    for p in encoder.parameters():
+        p.data.mul_(2)
+    state = encoder.state_for(base.vae)
+    assert fingerprint(state) == fingerprint(base.vae.state_dict())
+    assert torch.equal(state["encoder.conv_in.weight"], 2 * base.vae.encoder.conv_in.weight)
+
+
+def test_flux_tokens_are_diffusers_own():
+    from diffusers import FluxPipeline
+
+    latent = torch.randn(2, 16, 6, 10)
+    expected = FluxPipeline._pack_latents(latent, 2, 16, 6, 10)
+    assert torch.equal(pack(latent), expected)
+    assert torch.equal(unpack(expected, 6, 10), latent)
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_one_step_is_the_formula_of_its_prior(prior):
+    base = small_base(prior)
+    t = base.prior.timestep
+    z = torch.randn(1, base.prior.latent_channels, 4, 4)
+    condition = base.text.encode([""], CPU)
+    outputs = []
+    base.network.register_forward_hook(lambda *a: outputs.append(a[2][0]))
+    generator = Generator(base.prior, base.network, t, t, base.prior.input_scale)
+    with torch.no_grad():
+        x0 = generator(z, condition.tokens, condition.pooled)
+    output = unpack(outputs[0], 4, 4) if prior == "flux" else outputs[0]
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    bar = float((1 - betas).cumprod(0)[200])
+    s = 0.364
+    expected = {
+        "eps": (z - (1 - bar) ** 0.5 * output) / bar**0.5,
+        "v": bar**0.5 * z - (1 - bar) ** 0.5 * output,
+        "flow": ((1 - s) ** 2 + s**2) ** 0.5 * z - s * output,
+    }[base.prior.prediction]
+    assert torch.allclose(x0, expected, atol=1e-5)
+
+
+def test_shifted_positions_move_the_middle_of_the_table_and_put_it_back():
+    network = small_base("sd3").network
+    embed = network.pos_embed
+    before = embed.cropped_pos_embed(8, 8).reshape(4, 4, -1).clone()
+    with shifted_positions(network, 0, 1):
+        moved = embed.cropped_pos_embed(8, 8).reshape(4, 4, -1)
+        assert torch.equal(moved[:, 1:], before[:, :-1])
+    assert torch.equal(embed.cropped_pos_embed(8, 8).reshape(4, 4, -1), before)

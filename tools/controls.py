@@ -1,0 +1,223 @@
+"""Write docs/controls.md and its pictures: every control, turned in a real host over HTTP.
+
+    nox -s controls [-- --checkpoint F --lora F] [--workflow F] [--photo F] [--folder F]
+
+Without weights it takes the stand-in's, and the page says what that means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from hypir.weights import read_weights
+from tools.control_graphs import Lab
+from tools.control_sheets import CONTROLS, Row, Section, priors
+from tools.get_host import get_host
+from tools.restore import WORKFLOW, Parser
+from tools.server import HostError, running
+from tools.stand_in import write_stand_in
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, PICTURES = "controls.md", "controls"
+MOST_BYTES = 1_500_000  # of all pictures together
+PHOTO_BOX = (slice(0, 256), slice(96, 352))  # head and shoulders
+CREDIT = "Eileen Collins, by NASA, in the public domain (`astronaut` of scikit-image)"
+
+CROP = 192
+CAPTION, GAP, FONT = 22, 6, 14
+
+STAND_IN = """\
+**Made with the stand-in model: random weights that were never trained. These pictures and numbers
+prove that every control does what it says, and nothing else. They do not show what HYPIR can
+restore: the stand-in restores nothing, its autoencoder keeps one colour for each 8x8 px (so all is
+soft), and noise that a trained network turns into texture stays noise here.**"""
+TRAINED = "Made with {weights}."
+
+
+# ------------------------------------------------------------------------------------- the sheet
+
+
+def crop(picture: np.ndarray) -> np.ndarray:
+    """The middle of a picture (H, W, 3); all of a smaller one, on white."""
+    height, width = picture.shape[:2]
+    top, left = max(0, (height - CROP) // 2), max(0, (width - CROP) // 2)
+    part = picture[top : top + CROP, left : left + CROP]
+    sides = (CROP - part.shape[0], CROP - part.shape[1])
+    return np.pad(part, [(0, sides[0]), (0, sides[1]), (0, 0)], constant_values=255)
+
+
+def contact_sheet(rows: Sequence[Row]) -> Image.Image:
+    """Crops in rows, each with its caption under it.
+
+    Raises:
+        ValueError: if a caption is wider than its crop.
+    """
+    font = ImageFont.load_default(size=FONT)
+    columns = max(len(row) for row in rows)
+    size = (columns * (CROP + GAP) + GAP, len(rows) * (CROP + CAPTION + GAP) + GAP)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, row in enumerate(rows):
+        for j, (picture, caption) in enumerate(row):
+            x, y = GAP + j * (CROP + GAP), GAP + i * (CROP + CAPTION + GAP)
+            if draw.textlength(caption, font) > CROP:
+                raise ValueError(f"the caption {caption!r} must not be wider than its picture")
+            sheet.paste(Image.fromarray(crop(picture)), (x, y))
+            middle = (x + CROP / 2, y + CROP + CAPTION / 2)
+            draw.text(middle, caption, fill="black", font=font, anchor="mm")
+    return sheet
+
+
+# -------------------------------------------------------------------------------------- the page
+
+
+def markdown(section: Section) -> str:
+    parts = [f"## {section.title}", section.text]
+    if section.rows:
+        parts.append(f"![{section.title}]({PICTURES}/{section.sheet}.png)")
+    if section.table:
+        lines = [section.head, ["---"] + ["--:"] * (len(section.head) - 1), *section.table]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join([*parts, *([section.verdict] if section.verdict else [])])
+
+
+def write_page(folder: Path, sections: Sequence[Section], opening: str, credit: str) -> None:
+    """Write the page and its pictures, or nothing if the pictures are too many bytes.
+
+    Raises:
+        ValueError: if they are.
+    """
+    pictures = folder / PICTURES
+    with tempfile.TemporaryDirectory() as name:
+        files = []
+        for section in sections:
+            if section.rows:
+                files.append(Path(name) / f"{section.sheet}.png")
+                contact_sheet(section.rows).save(files[-1], optimize=True)
+        size = sum(file.stat().st_size for file in files)
+        if size > MOST_BYTES:
+            raise ValueError(f"the pictures must not exceed {MOST_BYTES} bytes, got {size}")
+        pictures.mkdir(parents=True, exist_ok=True)
+        for section in sections:
+            (pictures / f"{section.sheet}.png").unlink(missing_ok=True)  # of an earlier run
+        for file in files:
+            (pictures / file.name).write_bytes(file.read_bytes())
+    foot = "Written by `nox -s controls` with the pack in ComfyUI over HTTP; do not edit by hand. "
+    foot += f"Photograph: {credit}."
+    parts = ["# Controls", opening, *map(markdown, sections), foot]
+    (folder / PAGE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------ the command
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = Parser(
+        prog="nox -s controls --",
+        description="Write docs/controls.md: every control in pictures and numbers.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--checkpoint", type=Path, help="the base model as one file")
+    parser.add_argument("--lora", type=Path, help="HYPIR weights (.pth or .safetensors)")
+    parser.add_argument("--encoder", type=Path, help="a trained VAE encoder, for HYPIR Encode only")
+    parser.add_argument(
+        "--workflow", type=Path, default=WORKFLOW, help="whose loaders are used (a saved graph)"
+    )
+    parser.add_argument(
+        "--without-clip", action="store_true", help="the zero token in the place of a text"
+    )
+    parser.add_argument("--prompt", help="what the photo shows (default: as in the workflow)")
+    parser.add_argument("--photo", type=Path, help="another photograph; a good one")
+    parser.add_argument("--scale", type=int, default=2, choices=(1, 2, 4, 8))
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / "docs", help="where the page goes (default: docs)"
+    )
+    return parser.parse_args(arguments)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raise ValueError with one sentence if the files do not go together."""
+    for option in ("checkpoint", "lora", "encoder", "workflow", "photo"):
+        file = getattr(arguments, option)
+        if file is not None and not file.is_file():
+            raise ValueError(f"the file of --{option}, {file}, does not exist")
+    own_workflow = arguments.workflow != WORKFLOW
+    if arguments.lora is None and (arguments.checkpoint or arguments.encoder or own_workflow):
+        raise ValueError("--checkpoint, --encoder and --workflow need --lora: the weights shown")
+    if arguments.lora is not None and arguments.checkpoint is None and not own_workflow:
+        raise ValueError("--lora needs --checkpoint, or a --workflow that names its own models")
+
+
+def read_photo(file: Path | None) -> np.ndarray:
+    if file is None:
+        from skimage import data
+
+        return data.astronaut()[PHOTO_BOX]
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def opening(arguments: argparse.Namespace) -> str:
+    if arguments.lora is None:
+        return STAND_IN
+    files = [arguments.checkpoint, arguments.lora, arguments.encoder]
+    return TRAINED.format(weights=" and ".join(f"`{file.name}`" for file in files if file))
+
+
+def make(arguments: argparse.Namespace) -> None:
+    check(arguments)
+    photo = read_photo(arguments.photo)
+    with tempfile.TemporaryDirectory(prefix="hypir-stand-in-") as folder:
+        if arguments.lora is None:
+            checkpoint, lora = write_stand_in(Path(folder), texture=True)
+        else:
+            checkpoint, lora = arguments.checkpoint, arguments.lora
+        models = {"loras": [lora]}
+        names = {"HYPIRLoadLora": {"lora_name": lora.name}}
+        if checkpoint is not None:
+            models["checkpoints"] = [checkpoint]
+            names["CheckpointLoaderSimple"] = {"ckpt_name": checkpoint.name}
+        if arguments.encoder is not None:
+            models["vae"] = [arguments.encoder]
+        if arguments.prompt is not None:
+            names["CLIPTextEncode"] = names["HYPIRConditioning"] = {"text": arguments.prompt}
+        with running(get_host(), models=models) as server:
+            lab = Lab(
+                server,
+                read_weights(lora),
+                names,
+                photo,
+                arguments.scale,
+                arguments.workflow,
+                encoder_name=arguments.encoder.name if arguments.encoder else "",
+                without_clip=arguments.without_clip,
+            )
+            sections = []
+            for control in CONTROLS:
+                sections.append(control(lab))
+                sys.stdout.write(f"{sections[-1].title}: {sections[-1].verdict or 'done'}\n")
+                sys.stdout.flush()
+    credit = CREDIT if arguments.photo is None else f"`{arguments.photo.name}`"
+    write_page(arguments.folder, [*sections, priors()], opening(arguments), credit)
+
+
+def main() -> None:
+    try:
+        make(parse_arguments(sys.argv[1:]))
+    except (ValueError, HostError, OSError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("stopped; nothing was written")
+
+
+if __name__ == "__main__":
+    main()

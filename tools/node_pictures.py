@@ -1,0 +1,53 @@
+"""Writes the picture of each node for its help page: `python tools/node_pictures.py`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools.get_host import get_host
+from tools.page import Page, browser, opened
+from tools.server import HostError, running
+
+DOCS = Path(__file__).resolve().parent.parent / "web" / "docs"
+PLACE = (200, 200)  # left and top of the node on the screen, below its title
+EDGE_PX = 24
+
+ADD = """async ([kind, [x, y]]) => {
+    app.graph.clear()
+    const node = LiteGraph.createNode(kind)
+    node.pos = [0, 0]
+    app.graph.add(node)
+    node.setSize([Math.max(320, node.computeSize()[0]), node.computeSize()[1]])
+    app.canvas.ds.scale = 1
+    const box = app.canvas.canvas.getBoundingClientRect()
+    app.canvas.ds.offset = [x - box.left, y - box.top]
+    app.canvas.deselectAll()
+    app.canvas.draw(true, true)
+    await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))
+    return node.size
+}"""
+
+
+def picture(page: Page, kind: str, file: Path) -> None:
+    width, height = page.page.evaluate(ADD, [kind, PLACE])
+    left, top = PLACE
+    clip = {"x": left - EDGE_PX, "y": top - 30 - EDGE_PX}
+    clip |= {"width": width + 2 * EDGE_PX, "height": height + 30 + 2 * EDGE_PX}
+    page.page.screenshot(path=file, clip=clip)
+
+
+def main() -> None:
+    try:
+        with running(get_host()) as server, browser() as chromium:
+            with opened(chromium, server) as page:
+                for help_page in sorted(DOCS.glob("*.md")):
+                    picture(page, help_page.stem, DOCS / help_page.stem / "node.png")
+    except (ValueError, HostError, OSError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
