@@ -30,7 +30,8 @@ VAE_COST = TileCost(
     quadratic=4.095e-9,  # the attention of their middle blocks
     smallest=64,
     largest=144,
-    overlap=4,
+    # With random weights the last seam is gone at 64 px (docs/performance.md, Seams).
+    overlap=8,
     align=4,
 )
 """Encoder and decoder of every prior share one architecture (SD3's and Flux's differ in the number
