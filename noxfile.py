@@ -79,13 +79,15 @@ def ui(session: nox.Session) -> None:
 @command
 def tests(session: nox.Session) -> None:
     """Run every layer of tests; a layer that cannot run fails."""
+    if not session.posargs or "browser" in " ".join(session.posargs):
+        python(session, "tools/chromium.py")
     python(session, "-m", "pytest", *session.posargs)
 
 
 @command
 def unit(session: nox.Session) -> None:
     """Run the quick tests, which need no host."""
-    python(session, "-m", "pytest", "-m", "not host and not http", *session.posargs)
+    python(session, "-m", "pytest", "-m", "not host and not http and not browser", *session.posargs)
 
 
 @command

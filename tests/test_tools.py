@@ -5,16 +5,21 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tools import get_host, restore, stand_in
+from hypir.texture import embed_richness
+from hypir.weights import read_weights
+from tools import controls, get_host, restore, stand_in
+from tools.control_sheets import Section
 from tools.server import link
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,6 +110,17 @@ def test_the_stand_ins_lora_lists_exactly_its_modules(tmp_path):
         keys = set(file.keys())
     stems = ["lora_unet_" + module.replace(".", "_") for module in modules]
     assert keys == {f"{stem}.lora_{side}.weight" for stem in stems for side in ("up", "down")}
+
+
+def test_a_stand_in_takes_a_richness_when_asked_to(tmp_path):
+    plain = stand_in.write_lora(tmp_path / "plain.safetensors")
+    rich = stand_in.write_lora(tmp_path / "rich.safetensors", texture=True)
+    assert read_weights(plain).texture is None
+    token = embed_richness(torch.tensor([0.2, 0.8]), dict(read_weights(rich).texture))
+    assert token.shape == (2, 1, stand_in.CONTEXT)
+    assert not torch.equal(token[0], token[1])
+    first, second = load_file(plain), load_file(rich)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_two_stand_ins_are_the_same_to_the_bit(tmp_path):
@@ -230,3 +246,58 @@ def test_an_encoder_goes_to_encode_only():
     assert prompt["encoder"]["inputs"] == {"vae": ["1", 2], "encoder_name": "mine.safetensors"}
     assert prompt["2"]["inputs"]["vae"] == ["encoder", 0]
     assert prompt["3"]["inputs"]["vae"] == ["1", 2]
+
+
+# ------------------------------------------------------------------------- the page of the controls
+
+
+def test_the_page_of_the_controls_links_exactly_the_pictures_there_are():
+    page = (ROOT / "docs" / controls.PAGE).read_text(encoding="ascii")
+    linked = re.findall(r"!\[[^]]*\]\(([^)]+)\)", page)
+    there = sorted((ROOT / "docs" / controls.PICTURES).iterdir())
+    assert linked
+    assert sorted(linked) == [f"{controls.PICTURES}/{file.name}" for file in there]
+    assert sum(file.stat().st_size for file in there) <= controls.MOST_BYTES
+    for file in there:
+        with Image.open(file) as picture:
+            assert picture.format == "PNG"
+            picture.load()
+
+
+def test_a_page_of_stand_in_pictures_says_so_first(tmp_path):
+    opening = controls.opening(controls.parse_arguments([]))
+    assert "stand-in" in opening
+    row = [(np.zeros((200, 90, 3), np.uint8), "black"), (np.full((9, 9, 3), 255, np.uint8), "")]
+    sections = [Section("A title", "A text.", "sheet", [row], ("a", "b"), [("1", "2")])]
+    controls.write_page(tmp_path, sections, opening, "nobody")
+    page = (tmp_path / controls.PAGE).read_text()
+    assert page.startswith(f"# Controls\n\n{opening}")
+    assert "![A title](controls/sheet.png)" in page
+    assert "| a | b |\n| --- | --: |\n| 1 | 2 |" in page
+    with Image.open(tmp_path / "controls" / "sheet.png") as sheet:
+        assert sheet.getpixel((20, 20)) == (0, 0, 0)
+        assert sheet.getpixel((0, 0)) == (255, 255, 255)
+    controls.write_page(tmp_path, [Section("A title", "A text.", "sheet")], opening, "nobody")
+    assert list((tmp_path / "controls").iterdir()) == []
+
+
+def test_a_caption_that_would_run_into_the_next_is_refused():
+    row = [(np.zeros((8, 8, 3), np.uint8), "far more words than fit under one picture")]
+    with pytest.raises(ValueError, match="must not be wider"):
+        controls.contact_sheet([row], 176)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lora", "FILE"], "--lora needs --checkpoint"),
+        (["--checkpoint", "FILE"], "need --lora"),
+        (["--workflow", "FILE"], "need --lora"),
+        (["--photo", "nowhere.png"], "--photo, nowhere.png, does not exist"),
+    ],
+)
+def test_the_weights_of_the_controls_are_given_together(arguments, message, tmp_path):
+    (tmp_path / "file").touch()
+    given = [str(tmp_path / "file") if word == "FILE" else word for word in arguments]
+    with pytest.raises(ValueError, match=message):
+        controls.check(controls.parse_arguments(given))

@@ -311,3 +311,8 @@ def spread(batch: Tensor) -> float:
 def distance(one: Tensor, other: Tensor) -> float:
     """Root mean square of the difference."""
     return float((one - other).square().mean().sqrt())
+
+
+def right_difference(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two latents in their right half, where left_half is 0."""
+    return float((one - other)[..., one.shape[-1] // 2 :].abs().max())

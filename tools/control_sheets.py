@@ -8,13 +8,21 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hypir.priors import PRIORS, SD2
 from hypir.texture import GAIN_BOUNDS
-from tools.control_graphs import DEGRADE_SEED, Lab, Result, Setting, distance, spread
+from tools.control_graphs import (
+    DEGRADE_SEED,
+    Lab,
+    Result,
+    Setting,
+    distance,
+    right_difference,
+    spread,
+)
 from tools.server import HostError
 
+INPUTS = ("photograph", "degraded, enlarged", "restored")
 NOISES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # the range that training draws from
 SEEDS = 4
 RICHNESSES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -40,21 +48,21 @@ class Section:
     head: tuple[str, ...] = ()
     table: list[tuple] = field(default_factory=list)
     verdict: str = ""
+    side: int = 176
+    """Of each picture on the sheet: its middle."""
 
 
 def inputs(lab: Lab) -> Section:
     degraded, richness = lab.degraded()
     (result,) = lab.run([Setting()])
-    row = [(lab.photo, "photograph"), (degraded, "degraded, enlarged")]
     return Section(
         "What goes in",
         f"A photograph of {lab.width}x{lab.height} px, made {lab.scale} times smaller by HYPIR "
         f"Degrade (medium, seed {DEGRADE_SEED}) and enlarged again by ComfyUI's Upscale Image By "
-        "(lanczos). "
-        f"HYPIR Measure Texture reads {richness:.3f} on the enlarged picture, and "
+        f"(lanczos). HYPIR Measure Texture reads {richness:.3f} on the enlarged picture, "
         f"{result.richness:.3f} on the restored one. All sheets show the middle of it.",
         "inputs",
-        [[*row, (result.pictures[0], "restored")]],
+        [list(zip((lab.photo, degraded, result.pictures[0]), INPUTS, strict=True))],
     )
 
 
@@ -91,6 +99,7 @@ def noise(lab: Lab) -> Section:
         ("strength", "latent given", "latent restored", "network's output", "picture"),
         [(row[0], *(f"{value:.4f}" for value in row[1:4]), f"{row[4]:.2f}") for row in table],
         f"Strictly rising in every column: {yes(same)}.",
+        side=128,
     )
 
 
@@ -102,9 +111,7 @@ def token(lab: Lab) -> Section:
         try:
             lab.run([Setting(richness=0.5)])
         except HostError as error:
-            return Section(
-                title, f"{text}With these weights the node says: {quoted(error)}", "token"
-            )
+            return Section(title, f"{text}With these weights the node says: {error}", "token")
     off, *results = lab.run([Setting(), *(Setting(richness=value) for value in RICHNESSES)])
     measured = [result.richness for result in results]
     changes = [distance(result.restored, off.restored) for result in results]
@@ -141,15 +148,18 @@ def match(lab: Lab) -> Section:
         "match",
         [
             [
-                (result.pictures[0], f"asked {value:.1f}, got {result.richness:.2f}")
+                (result.pictures[0], f"asked {value:.1f}, got {number(result.richness)}")
                 for value, result in zip(RICHNESSES, group, strict=True)
             ]
             for group in pair
         ],
         ("asked", "restored: measured", "error", "photograph: measured", "error"),
         [
-            (f"{asked:.1f}", f"{a:.3f}", f"{a - asked:+.3f}", f"{b:.3f}", f"{b - asked:+.3f}")
-            for asked, a, b in zip(RICHNESSES, *reached, strict=True)
+            (
+                f"{asked:.1f}",
+                *(number(v, f) for x in got for v, f in ((x, ".3f"), (x - asked, "+.3f"))),
+            )
+            for asked, *got in zip(RICHNESSES, *reached, strict=True)
         ],
         f"Restored: {words[0]}. Photograph: {words[1]}.",
     )
@@ -222,8 +232,8 @@ def mask(lab: Lab) -> Section:
     degraded, _ = lab.degraded()
     painted = np.zeros_like(degraded)
     painted[:, : lab.width // 2] = 255
-    kept = largest(right(half.restored) - right(half.given))
-    untouched = largest(right(noisy.given) - right(noisy.encoded))
+    kept = right_difference(half.restored, half.given)
+    untouched = right_difference(noisy.given, noisy.encoded)
     levels = [
         int(np.abs(shot.pictures[0].astype(int) - degraded)[:, lab.width // 2 :].max())
         for shot in (half, whole)
@@ -245,7 +255,7 @@ def mask(lab: Lab) -> Section:
         ],
         ("largest difference where the mask is 0", "found", "promised"),
         [
-            ("latent: HYPIR Restore against its input", f"{kept:.1e}", f"{MASK_KEEPS:g}"),
+            ("latent: HYPIR Restore against its input", f"{kept:.2g}", f"{MASK_KEEPS:g}"),
             ("latent: HYPIR Inject Noise against its input", f"{untouched:g}", "0"),
             ("picture: decoded against the enlarged input, of 255", f"{levels[0]}", "none"),
             ("picture: composited against the enlarged input, of 255", f"{levels[1]}", "0"),
@@ -261,7 +271,7 @@ def posterior(lab: Lab) -> Section:
         mean, *samples = lab.run([Setting(), *(Setting(posterior_seed=s) for s in range(SEEDS))])
     except HostError as error:
         return Section(
-            title, f"{text}Not with this autoencoder; the node says: {quoted(error)}", "posterior"
+            title, f"{text}Not with this autoencoder; the node says: {error}", "posterior"
         )
     names = [f"sample, seed {seed}" for seed in range(SEEDS)]
     encoded = torch.cat([sample.encoded for sample in samples])
@@ -302,19 +312,8 @@ def priors() -> Section:
     )
 
 
-CONTROLS: tuple[Callable[[Lab], Section], ...] = (
-    inputs,
-    noise,
-    token,
-    match,
-    lora,
-    timestep,
-    mask,
-    posterior,
-)
-
-
-# -------------------------------------------------------------------------------------- pictures
+Control = Callable[[Lab], Section]
+CONTROLS: list[Control] = [inputs, noise, token, match, lora, timestep, mask, posterior]
 
 
 def difference(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -334,14 +333,6 @@ def against(first: np.ndarray, name: str, others: Sequence[Result], names: list[
     ]
 
 
-def right(latent: Tensor) -> Tensor:
-    return latent[..., latent.shape[-1] // 2 :]
-
-
-def largest(change: Tensor) -> float:
-    return float(change.abs().max())
-
-
 def rising(values: Sequence[float]) -> bool:
     return all(a < b for a, b in pairwise(values))
 
@@ -350,5 +341,6 @@ def yes(holds: bool) -> str:
     return "yes" if holds else "**no**"
 
 
-def quoted(error: HostError) -> str:
-    return f'"{error}"'
+def number(value: float, form: str = ".3f") -> str:
+    """Without the minus of a zero."""
+    return f"{round(value, 3) + 0:{form}}"

@@ -8,10 +8,12 @@ Without weights it takes the stand-in's, and the page says what that means.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -22,7 +24,7 @@ from hypir.weights import read_weights
 from tools.control_graphs import Lab
 from tools.control_sheets import CONTROLS, Row, Section, priors
 from tools.get_host import get_host
-from tools.restore import WORKFLOW, Parser
+from tools.restore import WORKFLOW
 from tools.server import HostError, running
 from tools.stand_in import write_stand_in
 
@@ -32,8 +34,9 @@ MOST_BYTES = 1_500_000  # of all pictures together
 PHOTO_BOX = (slice(0, 256), slice(96, 352))  # head and shoulders
 CREDIT = "Eileen Collins, by NASA, in the public domain (`astronaut` of scikit-image)"
 
-CROP = 192
 CAPTION, GAP, FONT = 22, 6, 14
+EDGE = (160, 160, 160)  # around each crop, or a white one would be lost on the white page
+LEVEL_STEPS = (1, 4, 8)  # colours are rounded to these until the pictures are small enough
 
 STAND_IN = """\
 **Made with the stand-in model: random weights that were never trained. These pictures and numbers
@@ -46,35 +49,45 @@ TRAINED = "Made with {weights}."
 # ------------------------------------------------------------------------------------- the sheet
 
 
-def crop(picture: np.ndarray) -> np.ndarray:
+def crop(picture: np.ndarray, side: int) -> np.ndarray:
     """The middle of a picture (H, W, 3); all of a smaller one, on white."""
     height, width = picture.shape[:2]
-    top, left = max(0, (height - CROP) // 2), max(0, (width - CROP) // 2)
-    part = picture[top : top + CROP, left : left + CROP]
-    sides = (CROP - part.shape[0], CROP - part.shape[1])
-    return np.pad(part, [(0, sides[0]), (0, sides[1]), (0, 0)], constant_values=255)
+    top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
+    part = picture[top : top + side, left : left + side]
+    missing = (side - part.shape[0], side - part.shape[1])
+    return np.pad(part, [(0, missing[0]), (0, missing[1]), (0, 0)], constant_values=255)
 
 
-def contact_sheet(rows: Sequence[Row]) -> Image.Image:
-    """Crops in rows, each with its caption under it.
+def contact_sheet(rows: Sequence[Row], side: int) -> Image.Image:
+    """Crops of `side` px in rows, each with its caption under it.
 
     Raises:
         ValueError: if a caption is wider than its crop.
     """
     font = ImageFont.load_default(size=FONT)
     columns = max(len(row) for row in rows)
-    size = (columns * (CROP + GAP) + GAP, len(rows) * (CROP + CAPTION + GAP) + GAP)
+    size = (columns * (side + GAP) + GAP, len(rows) * (side + CAPTION + GAP) + GAP)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     for i, row in enumerate(rows):
         for j, (picture, caption) in enumerate(row):
-            x, y = GAP + j * (CROP + GAP), GAP + i * (CROP + CAPTION + GAP)
-            if draw.textlength(caption, font) > CROP:
+            x, y = GAP + j * (side + GAP), GAP + i * (side + CAPTION + GAP)
+            if draw.textlength(caption, font) > side:
                 raise ValueError(f"the caption {caption!r} must not be wider than its picture")
-            sheet.paste(Image.fromarray(crop(picture)), (x, y))
-            middle = (x + CROP / 2, y + CROP + CAPTION / 2)
+            draw.rectangle((x - 1, y - 1, x + side, y + side), outline=EDGE)
+            sheet.paste(Image.fromarray(crop(picture, side)), (x, y))
+            middle = (x + side / 2, y + side + CAPTION / 2)
             draw.text(middle, caption, fill="black", font=font, anchor="mm")
     return sheet
+
+
+def png(sheet: Image.Image, step: int) -> bytes:
+    """A sheet with its levels rounded to multiples of a step (white stays white)."""
+    levels = np.asarray(sheet).astype(np.int32)
+    rounded = ((levels + step // 2) // step * step).clip(0, 255).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(rounded).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
 
 
 # -------------------------------------------------------------------------------------- the page
@@ -96,21 +109,20 @@ def write_page(folder: Path, sections: Sequence[Section], opening: str, credit: 
     Raises:
         ValueError: if they are.
     """
+    sheets = {s.sheet: contact_sheet(s.rows, s.side) for s in sections if s.rows}
+    for step in LEVEL_STEPS:
+        files = {name: png(sheet, step) for name, sheet in sheets.items()}
+        size = sum(map(len, files.values()))
+        if size <= MOST_BYTES:
+            break
+    else:
+        raise ValueError(f"the pictures must not exceed {MOST_BYTES} bytes, got {size}")
     pictures = folder / PICTURES
-    with tempfile.TemporaryDirectory() as name:
-        files = []
-        for section in sections:
-            if section.rows:
-                files.append(Path(name) / f"{section.sheet}.png")
-                contact_sheet(section.rows).save(files[-1], optimize=True)
-        size = sum(file.stat().st_size for file in files)
-        if size > MOST_BYTES:
-            raise ValueError(f"the pictures must not exceed {MOST_BYTES} bytes, got {size}")
-        pictures.mkdir(parents=True, exist_ok=True)
-        for section in sections:
-            (pictures / f"{section.sheet}.png").unlink(missing_ok=True)  # of an earlier run
-        for file in files:
-            (pictures / file.name).write_bytes(file.read_bytes())
+    pictures.mkdir(parents=True, exist_ok=True)
+    for section in sections:
+        (pictures / f"{section.sheet}.png").unlink(missing_ok=True)  # of an earlier run
+    for name, content in files.items():
+        (pictures / f"{name}.png").write_bytes(content)
     foot = "Written by `nox -s controls` with the pack in ComfyUI over HTTP; do not edit by hand. "
     foot += f"Photograph: {credit}."
     parts = ["# Controls", opening, *map(markdown, sections), foot]
@@ -118,6 +130,13 @@ def write_page(folder: Path, sections: Sequence[Section], opening: str, credit: 
 
 
 # ------------------------------------------------------------------------------------ the command
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one sentence instead of a usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(f"{message}; `{self.prog} --help` lists what can be given")
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:

@@ -22,7 +22,13 @@ NODE_PX, NOTE_PX, PICTURE_PX = 320, 400, 420
 SLOT_PX, WIDGET_PX, TITLE_PX, TEXT_PX = 22, 26, 40, 90
 NOTE_LETTERS, LINE_PX = 54, 20
 PREVIEW_PX = {"LoadImage": 330, "SaveImage": 380, "PreviewImage": 380, "ImageCompare": 400}
-PREVIEW_PX |= {"LoadVideo": 330, "SaveVideo": 380, "HYPIRMeasureTexture": 300, "MaskPreview": 330}
+PREVIEW_PX |= {
+    "PreviewAny": 130,
+    "LoadVideo": 330,
+    "SaveVideo": 380,
+    "HYPIRMeasureTexture": 300,
+    "MaskPreview": 330,
+}
 WIDE = ("SaveImage", "PreviewImage", "ImageCompare", "SaveVideo")
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 NAMESPACE = uuid.UUID("2b7c0f52-7a55-4d0b-9a0e-0d9a5f1f6c11")  # ids follow from names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -10,13 +11,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools.get_host import get_host
 from tools.page import Page, browser, opened
 from tools.server import HostError, running
+from tools.template_parts import ENCODER, HYPIR_SD2
 
 DOCS = Path(__file__).resolve().parent.parent / "web" / "docs"
 PLACE = (200, 200)  # left and top of the node on the screen, below its title
 EDGE_PX = 24
 
 ADD = """async ([kind, [x, y]]) => {
-    app.graph.clear()
+    for (const other of [...app.graph.nodes]) app.graph.remove(other)
     const node = LiteGraph.createNode(kind)
     node.pos = [0, 0]
     app.graph.add(node)
@@ -41,8 +43,16 @@ def picture(page: Page, kind: str, file: Path) -> None:
 
 def main() -> None:
     try:
-        with running(get_host()) as server, browser() as chromium:
-            with opened(chromium, server) as page:
+        with tempfile.TemporaryDirectory() as folder:
+            # for the drop-downs; they are listed, not read
+            models = {m.directory: [Path(folder) / m.name] for m in (HYPIR_SD2, ENCODER)}
+            for (file,) in models.values():
+                file.touch()
+            with (
+                running(get_host(), models=models) as server,
+                browser() as chromium,
+                opened(chromium, server) as page,
+            ):
                 for help_page in sorted(DOCS.glob("*.md")):
                     picture(page, help_page.stem, DOCS / help_page.stem / "node.png")
     except (ValueError, HostError, OSError) as error:

@@ -20,6 +20,7 @@ from tools.server import Server, wait_until
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 WINDOW = {"width": 1600, "height": 1000}
+MIDDLE = (800, 600)
 READY = "window.app && window.app.graph && window.app.vueAppReady"
 PATIENCE_MS = 60_000
 RUN_SECONDS = 240
@@ -40,7 +41,7 @@ FIT = """() => {
         box[2] = Math.max(box[2], x + w); box[3] = Math.max(box[3], y + h)
     }
     const { width, height } = app.canvas.canvas.getBoundingClientRect()
-    const left = 80, top = 60
+    const left = 80, top = 115
     const [w, h] = [box[2] - box[0], box[3] - box[1]]
     const scale = Math.min((width - left - 20) / w, (height - top - 20) / h, 1.2)
     app.canvas.ds.scale = scale
@@ -130,10 +131,26 @@ class Page:
         entry = self.page.locator(".litecontextmenu .litemenu-entry")
         entry.get_by_text(choice, exact=True).click()
 
+    def add(self, name: str) -> int:
+        """Find a node by its name, as with a double click on the empty canvas; its id."""
+        before = {node["id"] for node in self.saved()["nodes"]}
+        self.page.evaluate("app.canvas.ds.offset = [9000, 9000]")  # the graph out of the way
+        self.page.mouse.dblclick(*MIDDLE)
+        self.page.keyboard.type(name)
+        self.page.locator("[role=option], li").filter(has_text=name).first.wait_for()
+        self.page.keyboard.press("Enter")
+        self.page.mouse.click(*MIDDLE)  # it hangs on the mouse until then
+        self.page.wait_for_function(f"app.graph.nodes.length === {len(before) + 1}")
+        (new,) = {node["id"] for node in self.saved()["nodes"]} - before
+        return new
+
     # ----------------------------------------------------------------------------------- run
 
     def queue(self) -> None:
         self.page.get_by_test_id("queue-button").click()
+
+    def cancel(self) -> None:
+        self.page.get_by_role("button", name="Cancel current run").click()
 
     def run(self) -> dict[str, Any]:
         """Press Run and wait for the end; the new entry of the host's history."""
@@ -167,6 +184,7 @@ def browser() -> Iterator[Browser]:
 def opened(chromium: Browser, server: Server, **settings: Any) -> Iterator[Page]:
     """A new page of the host with these settings (names of the host, _ for the dot)."""
     values = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en"}
+    values["Comfy.VueNodes.Enabled"] = False  # Nodes 2.0; what is set stays set on the host
     values |= {f"Comfy.{name.replace('_', '.')}": value for name, value in settings.items()}
     server.post("/settings", **values)
     context = chromium.new_context(viewport=WINDOW)

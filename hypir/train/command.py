@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import logging
+import os
 from pathlib import Path
 
 from .recipes import RECIPES, Phase, Recipe
@@ -54,7 +55,8 @@ def run_train(options: argparse.Namespace) -> None:
     if options.dry_run:
         from .plan import describe_plan
 
-        print(describe_plan(recipe))  # noqa: T201 - a command talks to its user
+        world = int(os.environ.get("WORLD_SIZE", 1))  # as accelerate launch sets it
+        print(describe_plan(recipe, world))  # noqa: T201 - a command talks to its user
         return
     from .run import make_accelerator, train
     from .watch import Watch

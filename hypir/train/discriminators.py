@@ -122,7 +122,7 @@ class ImageBackbone(nn.Module):
         """Feature maps of the levels, and the pooled embedding where the model has one."""
         x = ((x + 1) / 2 - self.mean) / self.std
         last, maps = self.model.forward_intermediates(
-            x, indices=self.levels, norm=False, output_fmt="NCHW"
+            x, indices=self.levels, norm=self.transformer, output_fmt="NCHW"
         )
         return [*maps, self.model.forward_head(last)] if self.pooled else maps
 
@@ -176,7 +176,7 @@ class DiffusionBackbone(nn.Module):
             self.prior, self.network, alpha * x + sigma * noise, t, condition, self.prior.conditions
         )
         caught, self._caught = self._caught, []
-        return [_as_map(f, x.shape[-2:]) for f in caught]
+        return [_unit(_as_map(f, x.shape[-2:])) for f in caught]
 
 
 def make_discriminator(recipe: Recipe, base: Base) -> Discriminator:
@@ -189,12 +189,17 @@ def make_discriminator(recipe: Recipe, base: Base) -> Discriminator:
         backbone = DiffusionBackbone(base)
         example = torch.zeros(1, base.prior.latent_channels, 8, 8)
     else:
-        backbone = ImageBackbone(_timm_model(recipe))
+        backbone = ImageBackbone(load_backbone(recipe))
         example = torch.zeros(1, 3, 64, 64)
     return Discriminator(backbone, example, recipe.seed)
 
 
-def _timm_model(recipe: Recipe) -> nn.Module:
+def load_backbone(recipe: Recipe) -> nn.Module:
+    """The image model that a recipe names, by timm.
+
+    Raises:
+        ValueError: naming what to download if it cannot be had.
+    """
     import timm
 
     name = recipe.discriminator_model or TIMM_MODELS[recipe.discriminator]
@@ -217,6 +222,16 @@ def _as_map(features: Tensor, cells: tuple[int, int]) -> Tensor:
         return features
     h, w = cells[0] // 2, cells[1] // 2
     return features.movedim(1, -1).unflatten(-1, (h, w))
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Maps with zero mean and unit deviation over the channels of every place.
+
+    The residual streams of these networks differ in scale by orders of magnitude from block to
+    block, and heads with spectral norm cannot make up for that.
+    """
+    channels_last = features.float().movedim(1, -1)
+    return F.layer_norm(channels_last, channels_last.shape[-1:]).movedim(-1, 1)
 
 
 def _draw(shape: torch.Size, seed: int) -> tuple[Tensor, int]:

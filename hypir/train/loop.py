@@ -115,9 +115,11 @@ def run_stage(stage: Stage, recipe: Recipe, accelerator, watch: Watcher | None =
     for step in range(start, total):
         phase = phase_at(phases, step)
         count = batches_per_step(recipe, phase, world)
-        for optimizer in stage.optimizers.values():
+        rate = phase.lr * min(1.0, (step + 1) / (recipe.warmup + 1))
+        for name, optimizer in stage.optimizers.items():
+            factor = recipe.discriminator_rate if name == "discriminator" else 1.0
             for group in optimizer.param_groups:
-                group["lr"] = phase.lr
+                group["lr"] = rate * factor
         torch.manual_seed(derive_seed(recipe.seed, f"{stage.name} of {rank}", step) % 2**63)
         try:
             values = stage.step((feed.next() for _ in range(count)), count, step)
@@ -130,7 +132,7 @@ def run_stage(stage: Stage, recipe: Recipe, accelerator, watch: Watcher | None =
             ) from None
         stage.ema.update()
         if watch is not None:
-            watch.step(step + 1, {**values, "lr": phase.lr, "unreadable": len(feed.unreadable)})
+            watch.step(step + 1, {**values, "lr": rate, "unreadable": len(feed.unreadable)})
         done = step + 1
         if done % recipe.checkpoint_every == 0 or done == total:
             save(stage, recipe, checkpoints, done, accelerator)

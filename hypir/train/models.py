@@ -15,6 +15,7 @@ from hypir.priors import PRIORS, Prior
 from hypir.weight_files import read_tensors, write_tensors
 
 from .recipes import Recipe
+from .small_models import small_network, small_vae, tiny_network, tiny_vae
 
 log = logging.getLogger(__name__)
 
@@ -104,48 +105,8 @@ def small_base(prior_name: str, seed: int = 0, width: int = 64) -> Base:
     prior = PRIORS[prior_name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network, vae = _SMALL[prior_name](width), _small_vae(prior)
+        network, vae = small_network(prior_name, width), small_vae(prior)
     return Base(prior, network, vae, Text(*text_widths(network)))
-
-
-def tiny_network(depth: int = 3) -> nn.Module:
-    """SD3-class transformer of the tiny recipe: width 64 x depth, position table 32x32."""
-    from diffusers import SD3Transformer2DModel
-
-    return SD3Transformer2DModel(
-        sample_size=32,
-        patch_size=2,
-        in_channels=16,
-        out_channels=16,
-        num_layers=depth,
-        attention_head_dim=64,
-        num_attention_heads=depth,
-        joint_attention_dim=64,
-        caption_projection_dim=64 * depth,
-        pooled_projection_dim=64,
-        pos_embed_max_size=32,
-        qk_norm="rms_norm",
-    )
-
-
-def tiny_vae() -> nn.Module:
-    """Autoencoder of the tiny recipe: TAESD layout, 16 channels; its latents are scaled ones."""
-    from diffusers import AutoencoderTiny
-
-    vae = AutoencoderTiny(latent_channels=16)
-    for module in vae.modules():
-        if isinstance(module, nn.Conv2d):
-            # torch's own start shrinks the signal at each of the layers without bias.
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for block in vae.modules():
-        if type(block).__name__ == "AutoencoderTinyBlock":
-            nn.init.zeros_(block.conv[-1].weight)  # a block starts as identity
-    for half in (vae.encoder, vae.decoder):
-        half.layers[-1].weight.data.mul_(0.3)
-    vae.decoder.layers[-1].bias.data.fill_(0.5)  # mid grey
-    return vae
 
 
 def text_widths(network: nn.Module) -> tuple[int, int]:
@@ -296,80 +257,3 @@ def _prior_of(network: nn.Module, scheduler) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _small_unet(width: int) -> nn.Module:
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel(
-        sample_size=64,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(width, width),
-        layers_per_block=1,
-        attention_head_dim=width // 64,  # diffusers means the number of heads
-        cross_attention_dim=1024,
-        use_linear_projection=True,
-    )
-
-
-def _small_sdxl(width: int) -> nn.Module:
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel(
-        sample_size=128,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(width, width, width),
-        layers_per_block=2,
-        attention_head_dim=width // 64,
-        transformer_layers_per_block=(1, 2, 10),
-        cross_attention_dim=2048,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=2816,
-    )
-
-
-def _small_flux(_width: int) -> nn.Module:
-    from diffusers import FluxTransformer2DModel
-
-    return FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=64,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=128,
-        num_attention_heads=2,
-        joint_attention_dim=64,
-        pooled_projection_dim=32,
-        guidance_embeds=True,
-        axes_dims_rope=(16, 56, 56),
-    )
-
-
-def _small_vae(prior: Prior) -> nn.Module:
-    from diffusers import AutoencoderKL
-
-    quant = prior.latent_channels == 4
-    return AutoencoderKL(
-        block_out_channels=(32, 32, 64, 64),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=1,
-        latent_channels=prior.latent_channels,
-        scaling_factor=prior.latent_scale,
-        shift_factor=prior.latent_shift or None,
-        use_quant_conv=quant,
-        use_post_quant_conv=quant,
-    )
-
-
-_SMALL = {
-    "sd2": _small_unet,
-    "sd2-v": _small_unet,
-    "sdxl": _small_sdxl,
-    "sd3": lambda _width: tiny_network(2),
-    "flux": _small_flux,
-}

@@ -103,7 +103,8 @@ def _meta_models(recipe: Recipe) -> tuple[nn.Module | None, nn.Module | None]:
         UNet2DConditionModel,
     )
 
-    from .models import small_base, tiny_network, tiny_vae
+    from .models import small_base
+    from .small_models import tiny_network, tiny_vae
 
     with torch.device("meta"):
         if recipe.base == "tiny":

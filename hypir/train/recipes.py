@@ -148,9 +148,13 @@ class Recipe:
     """Backbone: convnext, dino, clip (timm), or unet: the diffusion network's own features."""
     discriminator_model: str = ""
     """timm's name of another backbone of that kind."""
+    discriminator_rate: float = 1.0
+    """Learning rate of the discriminator in units of the generator's; 1 as published."""
     discriminator_weights: str = ""
     """Local file of the backbone's weights."""
 
+    warmup: int = 0
+    """Steps over which the learning rate rises to that of the first phase."""
     ema: float = 0.999
     """Decay per step of the weights that are exported."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -163,6 +167,9 @@ class Recipe:
     """adamw, or adamw8bit (bitsandbytes)."""
     precision: str = "bf16"
     """no (float32), bf16 or fp16: of the forward pass and of frozen weights."""
+    deterministic: bool = False
+    """Use torch's deterministic algorithms: on a GPU, resumption to the bit needs them and costs
+    time; on the CPU it holds anyway."""
     gradient_checkpointing: bool = True
     """Compute activations twice and keep fewer."""
 
@@ -257,6 +264,8 @@ def tiny(**changes) -> Recipe:
         "pyramid": 2.0,
         "gan": 0.05,
         "discriminator": "unet",
+        "discriminator_rate": 5.0,
+        "warmup": 200,
         "gradient_checkpointing": False,
         "export": "fp16",
     }
@@ -334,6 +343,7 @@ def _check(recipe: Recipe) -> None:
             raise ValueError(f"stage {stage!r} has no phases; give some, as 1000x8@1e-4")
     least = {"rank": 1, "batch": 1, "keep": 1, "pool_uses": 1, "checkpoint_every": 1}
     least |= {"log_every": 1, "validate_every": 1, "workers": 0, "pool": 0, "crop": 16, "seed": 0}
+    least |= {"warmup": 0, "probe_every": 0, "validate_count": 1}
     for field, bound in least.items():
         if getattr(recipe, field) < bound:
             raise ValueError(f"{field} must be at least {bound}, got {getattr(recipe, field)}")

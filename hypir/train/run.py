@@ -2,15 +2,20 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator, DistributedType
 
 from .adversarial_stage import AdversarialStage
 from .autoencoder_stage import AutoencoderStage
+from .data import Mixture
+from .discriminators import load_backbone
 from .encoder_stage import EncoderStage
 from .loop import Stage, Watcher, batches_per_step, run_stage
+from .losses import Lpips
 from .prior_stage import PriorStage
 from .recipes import STAGES, Recipe
 
@@ -30,6 +35,9 @@ def make_accelerator(recipe: Recipe, cpu: bool = False) -> Accelerator:
     Raises:
         ValueError: for an engine that these stages do not run on.
     """
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as torch's manual asks for
+        torch.use_deterministic_algorithms(True, warn_only=True)
     accelerator = Accelerator(mixed_precision=recipe.precision, cpu=cpu)
     single = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
     if accelerator.distributed_type not in single:
@@ -38,6 +46,27 @@ def make_accelerator(recipe: Recipe, cpu: bool = False) -> Accelerator:
             f"{accelerator.distributed_type.value}; choose multi-GPU in accelerate's configuration"
         )
     return accelerator
+
+
+def check_ready(recipe: Recipe, processes: int) -> None:
+    """Whatever a later stage would stop at, said before the first one runs for days.
+
+    Raises:
+        ValueError, OSError: naming the field, the data or the weights that are missing.
+    """
+    for stage in recipe.stages:
+        for phase in recipe.phases(stage):
+            batches_per_step(recipe, phase, processes)
+    Mixture(recipe)
+    if "adversarial" in recipe.stages:
+        if recipe.lpips:
+            Lpips(recipe.lpips_backbone)
+        if recipe.gan and recipe.discriminator != "unet":
+            load_backbone(recipe)
+    for field in ("encoder_file", "autoencoder_file", "prior_file"):
+        path = getattr(recipe, field)
+        if path and not Path(path).is_file():
+            raise FileNotFoundError(f"there is no {field} at {path!r}; check the name")
 
 
 def train(
@@ -57,9 +86,7 @@ def train(
     out = Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
     accelerator = accelerator or make_accelerator(recipe)
-    for stage in recipe.stages:
-        for phase in recipe.phases(stage):
-            batches_per_step(recipe, phase, accelerator.num_processes)
+    check_ready(recipe, accelerator.num_processes)
     if accelerator.is_main_process:
         (out / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
     for name in STAGES:

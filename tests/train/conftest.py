@@ -58,6 +58,8 @@ def make_recipe(tmp_path):
             "export": "fp32",
             "precision": "no",
             "ema": 0.9,
+            "warmup": 0,
+            "discriminator_rate": 1.0,
         }
         if prior != "tiny":
             values |= {"name": prior, "prior": prior, "base": "small"}

@@ -165,3 +165,11 @@ def test_a_captioner_of_transformers_describes_a_picture(tmp_path, photos):
 def test_a_missing_captioner_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"the captioner .* cannot be loaded"):
         load_describer(str(Path(tmp_path) / "none"))
+
+
+def test_what_the_last_stage_lacks_is_said_before_the_first_one_runs(tmp_path, photos, capsys):
+    out = tmp_path / "run"
+    command = ["train", "tiny", "--cpu", "--out", str(out), "--data", str(photos)]
+    assert main([*command, "--lpips", "1", "--lpips-backbone", str(tmp_path / "none.pth")]) == 1
+    assert "vgg16-397923af.pth" in capsys.readouterr().err
+    assert not (out / "checkpoints").exists()

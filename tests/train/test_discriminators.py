@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 
 from hypir.priors import PRIORS
 from hypir.train.discriminators import (
@@ -14,6 +15,7 @@ from hypir.train.discriminators import (
     make_discriminator,
 )
 from hypir.train.loop import trainable
+from hypir.train.losses import accuracy, discriminator_loss
 from hypir.train.models import small_base
 
 ANY_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
@@ -64,3 +66,20 @@ def test_a_missing_backbone_is_named_with_a_way_out(make_recipe):
     recipe = make_recipe(discriminator="dino", discriminator_weights="/none.safetensors")
     with pytest.raises(ValueError, match=r"vit_base_patch14_dinov2.*--discriminator-weights"):
         make_discriminator(recipe, small_base("sd3"))
+
+
+def test_a_discriminator_learns_to_tell_sharp_from_soft():
+    judge = Discriminator(DiffusionBackbone(small_base("sd3")), torch.zeros(1, 16, 8, 8), 0).train()
+    optimizer = torch.optim.AdamW(trainable(judge).values(), 5e-3)
+    random = torch.Generator().manual_seed(0)
+    right = []
+    for step in range(30):
+        real, fake = torch.randn(2, 8, 16, 8, 8, generator=random)
+        fake = F.interpolate(F.avg_pool2d(fake, 2) * 2, scale_factor=2, mode="bilinear")
+        logits = judge(torch.cat([real, fake]), list(range(16 * step, 16 * step + 16)))
+        on_real, on_fake = [x[:8] for x in logits], [x[8:] for x in logits]
+        optimizer.zero_grad()
+        discriminator_loss(on_real, on_fake, "bce", 0.8).backward()
+        optimizer.step()
+        right.append(float(accuracy(on_real, on_fake)))
+    assert right[0] < 0.8 and sum(right[-10:]) / 10 > 0.9

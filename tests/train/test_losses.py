@@ -67,8 +67,8 @@ def test_hinge_pays_for_what_lies_within_the_margin():
     assert float(generator_loss(fake, "hinge", 0.8)) == pytest.approx(1.25)
 
 
-def test_accuracy_counts_pictures_on_the_right_side():
-    real, fake = [torch.tensor([[1.0], [-1.0]])], [torch.tensor([[-1.0], [-2.0]])]
+def test_accuracy_counts_pairs_in_the_right_order():
+    real, fake = [torch.tensor([[1.0], [-1.5]])], [torch.tensor([[-1.0], [-2.0]])]
     assert float(accuracy(real, fake)) == pytest.approx(0.75)
 
 

@@ -12,7 +12,8 @@ from hypir.priors import PRIORS
 from hypir.train.adversarial_stage import AdversarialStage
 from hypir.train.generator import Encoder, Generator, decode, pack, shifted_positions, unpack
 from hypir.train.loop import run_stage
-from hypir.train.models import load_base, load_vae_part, save_autoencoder, small_base, tiny_vae
+from hypir.train.models import load_base, load_vae_part, save_autoencoder, small_base
+from hypir.train.small_models import tiny_vae
 
 CPU = torch.device("cpu")
 

@@ -34,7 +34,8 @@ folder = Path({folder!r})
 phases = (Phase(3, 2, 1e-3), Phase(3, 4, 1e-3))
 recipe = tiny(
     stages=("adversarial",), adversarial=phases, precision="no", crop=32,
-    batch=1, pool=2, workers=0, rank=4, depth=2, checkpoint_every=3, ema=0.9,
+    batch=1, pool=2, workers=0, rank=4, depth=2, warmup=2, checkpoint_every=3,
+    ema=0.9,
     out=str(folder / "whole"),
 )
 halves = replace(recipe, out=str(folder / "halves"))

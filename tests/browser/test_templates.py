@@ -1,0 +1,70 @@
+"""Every template on the page: whole, without an error, and as the page itself would save it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from comfy_cli.workflow_to_api import convert_ui_to_api
+
+from tools.page import WORKFLOWS
+
+TEMPLATES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def known(server) -> dict:
+    return server.object_info()
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_page_opens_the_template_whole(page, keep, known, name):
+    page.load(name)
+    page.fit()
+    page.page.wait_for_function("app.graph.nodes.every(n => n.type !== 'LoadImage' || n.imgs)")
+    keep(name)
+    assert page.nodes_without_a_class() == []
+    assert page.errors == []
+    saved = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    now = {node["id"]: node for node in page.saved()["nodes"]}
+    for node in saved["nodes"]:
+        assert now[node["id"]].get("widgets_values", []) == node["widgets_values"], node["type"]
+        assert len(now[node["id"]].get("inputs", [])) >= len(node["inputs"])
+    ours, theirs = (inputs_of(p) for p in (convert_ui_to_api(saved, known), page.prompt()))
+    assert ours == theirs
+
+
+def inputs_of(prompt: dict) -> dict[str, dict]:
+    """Inputs by node, without the state of the comparing slider, which the page alone has."""
+    return {
+        i: {name: value for name, value in node["inputs"].items() if name != "compare_view"}
+        for i, node in prompt.items()
+    }
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_missing_files_are_offered_by_the_hosts_own_list(page, name):
+    page.load(name)
+    page.page.get_by_test_id("error-overlay-see-errors").click()
+    graph = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    models = [m for node in graph["nodes"] for m in node["properties"].get("models", [])]
+    panel = page.page.locator("body")
+    for model in models:
+        panel.get_by_text(model["name"], exact=True).first.wait_for()
+    page.page.wait_for_function(f"{DOWNLOADS} === {len(models)}")
+
+
+# how many buttons offer a file; beside them there is one for all together
+DOWNLOADS = (
+    "[...document.querySelectorAll('button')]"
+    ".filter(button => button.innerText.trim() === 'Download').length"
+)
+
+
+def test_a_template_with_its_files_there_has_nothing_red(page, filled_in, keep):
+    page.load(filled_in("restore_photo"))
+    page.fit()
+    page.page.wait_for_function("app.graph.nodes.every(n => n.type !== 'LoadImage' || n.imgs)")
+    keep("restore_photo_with_files")
+    assert page.page.get_by_test_id("error-overlay").count() == 0
+    assert page.page.evaluate("app.graph.nodes.filter(n => n.has_errors).length") == 0

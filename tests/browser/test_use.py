@@ -1,0 +1,176 @@
+"""What a person does on the page, with the mouse: run, change, choose, cancel, read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools.page import RUN_SECONDS, opened
+from tools.server import wait_until
+
+BLUEPRINT = "HYPIR Restore Image"
+ENCODE_AND_RESTORE = {"HYPIR \u7f16\u7801", "HYPIR \u4fee\u590d"}
+RIGHT_ARROW = 0.99
+
+
+def test_run_gives_the_picture_and_shows_it(page, filled_in, keep, pixels, server, photo):
+    page.load(filled_in("restore_photo", scale=2.0))
+    page.fit()
+    result = pixels(page.run())
+    assert result.shape == (128, 160, 3)
+    small = result.reshape(64, 2, 80, 2, 3).mean((1, 3))
+    before = pixels_of_input(server, photo)
+    assert np.abs(small.mean((0, 1)) - before.mean((0, 1))).max() < 2
+    assert np.abs(small - before).mean() < 20
+    page.page.wait_for_function("app.graph.nodes.find(n => n.type === 'SaveImage').imgs?.length")
+    keep("restore_photo_done")
+    assert page.errors == []
+
+
+def pixels_of_input(server, name: str) -> np.ndarray:
+    return np.asarray(Image.open(server.base / "input" / name).convert("RGB")).astype(float)
+
+
+def test_after_a_run_the_nodes_name_their_last_stage_and_keep_their_widgets(page, filled_in):
+    graph = filled_in("restore_photo")
+    page.load(graph)
+    page.fit()
+    page.set(page.node("SaveImage"), "filename_prefix", "stages")
+    page.set(page.node("ImageScaleBy"), "scale_by", 1.5)
+    page.run()
+    for kind, stage in (
+        ("HYPIREncode", "encode 1/1"),
+        ("HYPIRRestore", "restore 1/1"),
+        ("HYPIRDecode", "decode 1/1"),
+    ):
+        page.page.wait_for_function(
+            "([id, text]) => app.graph.getNodeById(id).widgets"
+            ".some(w => String(w.value).includes(text))",
+            arg=[page.node(kind), stage],
+        )
+    now = {node["id"]: node for node in page.saved()["nodes"]}
+    for node in graph["nodes"]:
+        if node["type"].startswith("HYPIR"):
+            assert len(now[node["id"]]["widgets_values"]) == len(node["widgets_values"])
+
+
+def test_a_slider_moved_with_the_mouse_changes_the_result(page, filled_in, pixels):
+    page.load(filled_in("restore_photo"))
+    page.fit()
+    lora = page.node("HYPIRLoadLora")
+    first = pixels(page.run())
+    page.click(lora, "strength", RIGHT_ARROW)
+    assert page.value(lora, "strength") == pytest.approx(1.05)
+    assert np.abs(pixels(page.run()) - first).max() >= 1
+
+
+def test_the_texture_drop_down_shows_and_hides_its_fields(page, filled_in, keep):
+    page.load(filled_in("restore_all_controls"))
+    page.fit()
+    node = page.node("HYPIRConditioning")
+    fields = {
+        "set": ({"texture.richness"}, set()),
+        "match": ({"texture.offset"}, {"texture.image"}),
+        "map": (set(), {"texture.mask"}),
+        "off": (set(), set()),
+    }
+    for choice, (widgets, sockets) in fields.items():
+        page.choose(node, "texture", choice)
+        shown = page.page.evaluate(
+            "id => { const n = app.graph.getNodeById(id); return ["
+            "n.widgets.map(w => w.name), n.inputs.filter(i => !i.widget).map(i => i.name)] }",
+            node,
+        )
+        found = [{name for name in part if name.startswith("texture.")} for part in shown]
+        assert found == [widgets, sockets], choice
+        keep(f"texture_{choice}")
+
+
+def test_the_blueprint_is_one_node_that_runs(page, filled_in, keep, pixels, server):
+    page.load(filled_in("restore_photo"))
+    page.page.evaluate(ONE_NODE, page.add(BLUEPRINT))
+    page.fit()
+    keep("blueprint")
+    assert page.errors == []
+    classes = {node["class_type"] for node in page.prompt().values()}
+    assert {"HYPIREncode", "HYPIRInjectNoise", "HYPIRRestore", "HYPIRDecode"} <= classes
+    entry = page.run()
+    assert entry["status"]["status_str"] == "success"
+    assert pixels(entry).shape == (4 * 64, 4 * 80, 3)
+
+
+# puts the blueprint in place of the nodes between the loaders and Save Image
+ONE_NODE = """id => {
+    const find = kind => app.graph.nodes.find(n => n.type === kind)
+    const whole = app.graph.getNodeById(id)
+    whole.pos = [900, 120]
+    for (const kind of ["ImageScaleBy", "CLIPTextEncode", "HYPIREncode", "HYPIRRestore",
+                        "HYPIRDecode", "ImageCompare"]) app.graph.remove(find(kind))
+    const slot = name => whole.inputs.findIndex(i => i.name === name)
+    find("LoadImage").connect(0, whole, slot("image"))
+    find("HYPIRLoadLora").connect(0, whole, slot("model"))
+    find("CheckpointLoaderSimple").connect(1, whole, slot("clip"))
+    find("CheckpointLoaderSimple").connect(2, whole, slot("vae"))
+    whole.connect(0, find("SaveImage"), 0)
+}"""
+
+
+def test_cancel_ends_a_long_run_and_the_host_is_ready_again(page, filled_in, server, pixels):
+    graph = filled_in("restore_photo", scale=8.0)
+    page.load(graph)
+    page.fit()
+    for name, value in (("tile_size", 256), ("overlap", 64), ("tile_batch", 1)):
+        page.set(page.node("HYPIRRestore"), name, value)
+    before = set(server.get("/history"))
+    page.queue()
+    page.page.wait_for_function(
+        "id => app.graph.getNodeById(id).widgets.some(w => /restore [1-9]/.test(w.value))",
+        arg=page.node("HYPIRRestore"),
+        timeout=RUN_SECONDS * 1000,
+    )
+    page.cancel()
+    wait_until(lambda: set(server.get("/history")) > before, 60, "the run goes on")
+    (ended,) = (e for i, e in server.get("/history").items() if i not in before)
+    assert ended["status"]["status_str"] == "error"
+    assert "execution_interrupted" in [kind for kind, _ in ended["status"]["messages"]]
+    page.load(filled_in("restore_photo", scale=0.5))
+    assert pixels(page.run()).shape == (32, 40, 3)
+
+
+def test_the_map_of_measure_texture_appears_on_the_node(page, filled_in, keep):
+    page.load(filled_in("restore_all_controls"))
+    page.fit()
+    entry = page.run()
+    assert entry["status"]["status_str"] == "success"
+    node = page.node("HYPIRMeasureTexture")
+    page.page.wait_for_function("id => app.graph.getNodeById(id).imgs?.length", arg=node)
+    size = page.page.evaluate(
+        "id => { const i = app.graph.getNodeById(id).imgs[0]; return [i.naturalWidth,"
+        " i.naturalHeight] }",
+        node,
+    )
+    assert size == [80, 64]
+    keep("all_controls_done")
+
+
+def test_the_slider_of_nodes_two_compares_before_and_after(chromium, server, filled_in, keep):
+    with opened(chromium, server, VueNodes_Enabled=True) as page:
+        page.load(filled_in("restore_photo"))
+        page.fit()
+        page.run()
+        pictures = page.page.locator("[data-node-id] img[src*='comfy.compare']")
+        pictures.first.wait_for()
+        assert pictures.count() == 2
+        keep("nodes_two", page)
+        assert page.errors == []
+
+
+def test_chinese_is_chinese(chromium, server, filled_in, keep):
+    with opened(chromium, server, Locale="zh") as page:
+        page.load(filled_in("restore_all_controls"))
+        page.fit()
+        titles = page.page.evaluate("app.graph.nodes.map(n => n.getTitle())")
+        assert ENCODE_AND_RESTORE <= set(titles)
+        keep("chinese", page)
+        assert page.errors == []

@@ -1,0 +1,95 @@
+"""What the registry gets: an archive with the pack in it and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+WANTED = {"__init__.py", "pyproject.toml", "README.md", "README.zh.md", "LICENSE", "CHANGELOG.md"}
+FOLDERS = {"hypir", "nodes", "workflows", "subgraphs", "web", "locales", "models"}
+SMALL_PACK = 20 * 2**20
+
+
+def comfy(folder: Path, home: Path, *arguments: str) -> str:
+    """Run comfy-cli as its user would; it keeps its settings in a home of its own."""
+    program = [sys.executable, "-m", "comfy_cli", "--skip-prompt"]
+    environment = os.environ | {
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home),
+        "DO_NOT_TRACK": "1",
+    }
+    done = subprocess.run(
+        [*program, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """The files that a commit of this moment would hold, in a repository of their own."""
+    folder = tmp_path_factory.mktemp("tree")
+    listed = subprocess.check_output(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True
+    )
+    for file in listed.splitlines():
+        if (ROOT / file).is_file():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / file, folder / file)
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    subprocess.run(["git", "add", "."], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def archive(tree, tmp_path_factory) -> list[str]:
+    comfy(tree, tmp_path_factory.mktemp("home"), "node", "pack")
+    with zipfile.ZipFile(tree / "node.zip") as packed:
+        return packed.namelist()
+
+
+def test_the_registrys_own_check_has_nothing_to_say(tree, tmp_path):
+    said = comfy(tree, tmp_path, "node", "validate").lower()
+    assert "error" not in said
+    assert "warning" not in said
+
+
+def test_the_archive_holds_the_pack_and_nothing_else(archive, tree):
+    tops = {name.split("/")[0] for name in archive}
+    assert tops >= WANTED
+    assert tops <= WANTED | FOLDERS
+    assert {"nodes", "hypir", "workflows", "subgraphs", "web", "locales"} <= tops
+    for suffix in (".pth", ".ckpt", ".pyc"):
+        assert not [name for name in archive if name.endswith(suffix)]
+    weights = [name for name in archive if name.endswith(".safetensors")]
+    assert all(name.startswith("models/") for name in weights)
+    assert (tree / "node.zip").stat().st_size < SMALL_PACK
+
+
+def test_the_version_is_that_of_the_changelog():
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (\S+)", changes, re.MULTILINE)[1] == version[1]
+
+
+def test_icon_and_banner_are_there_in_the_registrys_sizes():
+    text = (ROOT / "pyproject.toml").read_text()
+    for key, most in (("Icon", (800, 400)), ("Banner", (2100, 900))):
+        url = re.search(rf'^{key} = "(.+)"', text, re.MULTILINE)[1]
+        file = ROOT / url.split("/main/")[1]
+        with Image.open(file) as picture:
+            assert all(side <= limit for side, limit in zip(picture.size, most, strict=True))
