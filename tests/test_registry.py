@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from tests.pack_archive import comfy, committed_tree, packed
 
 ROOT = Path(__file__).resolve().parent.parent
 WANTED = {"__init__.py", "pyproject.toml", "README.md", "README.zh.md", "LICENSE", "CHANGELOG.md"}
@@ -19,47 +17,15 @@ FOLDERS = {"hypir", "nodes", "workflows", "subgraphs", "web", "locales", "models
 SMALL_PACK = 20 * 2**20
 
 
-def comfy(folder: Path, home: Path, *arguments: str) -> str:
-    """Run comfy-cli as its user would; it keeps its settings in a home of its own."""
-    program = [sys.executable, "-m", "comfy_cli", "--skip-prompt"]
-    environment = os.environ | {
-        "HOME": str(home),
-        "XDG_CONFIG_HOME": str(home),
-        "DO_NOT_TRACK": "1",
-    }
-    done = subprocess.run(
-        [*program, *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    """The files that a commit of this moment would hold, in a repository of their own."""
-    folder = tmp_path_factory.mktemp("tree")
-    listed = subprocess.check_output(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True
-    )
-    for file in listed.splitlines():
-        if (ROOT / file).is_file():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / file, folder / file)
-    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
-    subprocess.run(["git", "add", "."], cwd=folder, check=True)
-    return folder
+    return committed_tree(tmp_path_factory.mktemp("tree"))
 
 
 @pytest.fixture(scope="module")
 def archive(tree, tmp_path_factory) -> list[str]:
-    comfy(tree, tmp_path_factory.mktemp("home"), "node", "pack")
-    with zipfile.ZipFile(tree / "node.zip") as packed:
-        return packed.namelist()
+    with zipfile.ZipFile(packed(tree, tmp_path_factory.mktemp("home"))) as file:
+        return file.namelist()
 
 
 def test_the_registrys_own_check_has_nothing_to_say(tree, tmp_path):

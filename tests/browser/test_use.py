@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,7 @@ from PIL import Image
 from tools.page import RUN_SECONDS, opened
 from tools.server import wait_until
 
+HELP = Path(__file__).parents[2] / "web" / "docs"
 BLUEPRINT = "HYPIR Restore Image"
 ENCODE_AND_RESTORE = {"HYPIR \u7f16\u7801", "HYPIR \u4fee\u590d"}
 RIGHT_ARROW = 0.99
@@ -173,4 +176,20 @@ def test_chinese_is_chinese(chromium, server, filled_in, keep):
         titles = page.page.evaluate("app.graph.nodes.map(n => n.getTitle())")
         assert ENCODE_AND_RESTORE <= set(titles)
         keep("chinese", page)
+        assert page.errors == []
+
+
+def test_the_help_of_a_node_opens_in_chinese_with_its_picture(chromium, server, filled_in, keep):
+    text = (HELP / "HYPIREncode" / "zh.md").read_text(encoding="utf-8").splitlines()[2]
+    with opened(chromium, server, Locale="zh") as page:
+        page.load(filled_in("restore_photo"))
+        page.page.evaluate(
+            "id => app.canvas.selectNode(app.graph.getNodeById(id))", page.node("HYPIREncode")
+        )
+        page.page.get_by_test_id("info-button").click()
+        page.page.get_by_text(text[:16]).wait_for()
+        page.page.wait_for_function(
+            "[...document.images].some(i => i.src.includes('node.png') && i.naturalWidth > 100)"
+        )
+        keep("help_chinese", page)
         assert page.errors == []

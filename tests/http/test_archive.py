@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -13,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.pack_archive import committed_tree, packed
 from tools.get_host import get_host
 from tools.restore import build_prompt
 from tools.server import running
@@ -21,26 +18,14 @@ from .conftest import graph_of
 
 pytestmark = pytest.mark.http
 
-ROOT = Path(__file__).parents[2]
 NODES = 12
 
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory) -> Path:
-    """What `comfy node pack` makes of the files that a commit of this moment would hold."""
     tree, home, pack = (tmp_path_factory.mktemp(name) for name in ("tree", "home", "pack"))
-    listed = ["git", "ls-files", "-co", "--exclude-standard"]
-    for file in subprocess.check_output(listed, cwd=ROOT, text=True).splitlines():
-        if (ROOT / file).is_file():
-            (tree / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / file, tree / file)
-    subprocess.run(["git", "init", "--quiet"], cwd=tree, check=True)
-    subprocess.run(["git", "add", "."], cwd=tree, check=True)
-    command = [sys.executable, "-m", "comfy_cli", "--skip-prompt", "node", "pack"]
-    environment = os.environ | {"HOME": str(home), "XDG_CONFIG_HOME": str(home)}
-    subprocess.run(command, cwd=tree, env=environment, check=True, capture_output=True)
-    with zipfile.ZipFile(tree / "node.zip") as packed:
-        packed.extractall(pack)
+    with zipfile.ZipFile(packed(committed_tree(tree), home)) as file:
+        file.extractall(pack)
     return pack
 
 

@@ -67,7 +67,7 @@ def test_the_nodes_give_what_the_averaged_model_of_training_gives(
     run,
     host,
     make_recipe,
-    name,  # noqa: F811
+    name,
 ):
     from hypir.train.adversarial_stage import AdversarialStage
     from hypir.train.data import Feed
