@@ -188,8 +188,6 @@ def clock_section(clocked: Clocked) -> str:
             "compares within one run, and the last two ratios are of CPU time, which that disturbs "
             "less. The limit is the 512 px run times the number of 512 px tiles.",
             report.table(_CLOCK_HEAD, [_clock_row(px, ours, theirs) for px in SIZES]),
-            "On a CPU every call of a network also pays for arranging its weights, so that few "
-            "large calls gain more than their FLOPs tell.",
             f"Once per loaded model: {clocked.merge:.1f} s for loading and merging the LoRA (257 "
             "modules, rank 256).",
             f"Check of the memory table: live tensors of the real run at 512 px, {clocked.live:.0f}"

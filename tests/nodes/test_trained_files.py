@@ -66,7 +66,7 @@ def restored(run, model, vae, encoder, batch, i):
 def test_the_nodes_give_what_the_averaged_model_of_training_gives(
     run,
     host,
-    make_recipe,
+    make_recipe,  # noqa: F811
     name,
 ):
     from hypir.train.adversarial_stage import AdversarialStage
