@@ -124,6 +124,12 @@ def test_weights_of_another_prior_name_both(host, run):
     assert run("HYPIRLoadLora", model, "sd3.safetensors", 1.0).patches
 
 
+def test_sd2_weights_on_flux_name_both(run, good):
+    model = small_models.host_model(dict(small_models.flux_transformer().state_dict()))
+    with pytest.raises(ValueError, match=r"good.*2\.1-base \(eps.*but the model is FLUX\.1 dev"):
+        run("HYPIRLoadLora", model, "good.safetensors", 1.0)
+
+
 def test_a_v_prediction_checkpoint_under_the_eps_lora_is_named_and_not_garbage(
     host, run, sd2, good
 ):
