@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.host)
+
+
+def _run(coroutine):
+    """In a thread of its own: the browser's driver leaves an event loop running in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +54,8 @@ def host(tmp_path_factory) -> SimpleNamespace:
         folder_paths.folder_names_and_paths[name][0].insert(0, str(base / name))
     folder_paths.set_temp_directory(str(base / "temp"))
     # Those that want a running server or a screen do not load here; no test needs them.
-    asyncio.run(nodes.init_builtin_extra_nodes())
-    loaded = asyncio.run(nodes.load_custom_node(str(ROOT), module_parent="custom_nodes"))
+    _run(nodes.init_builtin_extra_nodes())
+    loaded = _run(nodes.load_custom_node(str(ROOT), module_parent="custom_nodes"))
     assert loaded, "the host could not load the pack; its log says why"
     mappings = nodes.NODE_CLASS_MAPPINGS
     ours = {name: node for name, node in mappings.items() if name.startswith("HYPIR")}

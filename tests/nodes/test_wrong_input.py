@@ -110,7 +110,7 @@ def test_code_in_a_pickle_is_refused_and_never_run(host, sd2, run, tmp_path):
     assert not proof.exists()
 
 
-def test_weights_of_another_prior_name_both(host, run):
+def test_weights_of_another_prior_name_both(host, run, good):
     transformer = small_models.sd3_transformer()
     model = small_models.host_model(dict(transformer.state_dict()))
     with pytest.raises(ValueError, match=r"good.*2\.1-base \(eps.*but the model is .*Diffusion 3"):
