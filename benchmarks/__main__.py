@@ -1,4 +1,4 @@
-"""`python -m benchmarks [restore | seams | parity] [options]`; without a command, restore.
+"""`python -m benchmarks [restore | seams | parity | train] [options]`; without a command, restore.
 
 Every command writes its own sections of docs/performance.md and leaves the others as they are.
 """
@@ -13,6 +13,7 @@ COMMANDS = {
     "restore": "FLOPs, wall clock and memory of the plan against the limit and the reference plan",
     "seams": "how visible tile borders are, by overlap",
     "parity": "the host's result against diffusers + peft at full size",
+    "train": "steps/s, memory and overhead of the training loop against plainly written steps",
 }
 
 

@@ -12,9 +12,9 @@ import torch
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 INTRODUCTION = """# Performance
 
-Written by `nox -s bench` (and `-- seams`, `-- parity`); do not edit by hand. All numbers are for
-models of SD2.1's full size with random weights: work, time and memory do not depend on the
-weights' values. Sizes are those of the (square) result.
+Written by `nox -s bench` (and `-- seams`, `-- parity`, `-- train`); do not edit by hand. All
+numbers but those of training are for models of SD2.1's full size with random weights: work, time
+and memory do not depend on the weights' values. Sizes are those of the (square) result.
 
 "Limit" is every pixel and every latent processed once: 512 px tiles, no overlap, LoRA merged.
 "Reference plan" is that of the public implementation: 512 px tiles, 256 px stride, Gaussian blend,
@@ -26,6 +26,7 @@ SECTIONS = {
     "memory": ("Memory", "restore"),
     "seams": ("Seams", "seams"),
     "parity": ("Parity with diffusers and peft", "parity"),
+    "train": ("Training", "train"),
 }
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from hypir.texture import embed_richness
 from hypir.weights import read_weights
-from tools import controls, get_host, restore, stand_in
+from tools import chromium, controls, get_host, restore, stand_in
 from tools.control_sheets import Section
 from tools.server import link
 
@@ -88,6 +88,21 @@ def test_links_lead_to_the_file_without_copying_it(tmp_path):
     file.write_bytes(b"abc")
     link(file, tmp_path / "models" / "loras" / "weights.bin")
     assert (tmp_path / "models" / "loras" / "weights.bin").samefile(file)
+
+
+def test_a_machine_without_chromium_is_told_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for attempt in (chromium.find_chromium, chromium.install):
+        with pytest.raises(OSError, match="install the package chromium") as error:
+            attempt()
+        assert "\n" not in str(error.value)
+
+
+def test_a_chromium_that_is_there_is_used(tmp_path, monkeypatch):
+    program = tmp_path / "chromium"
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert chromium.find_chromium() == str(program)
 
 
 # ----------------------------------------------------------------------------------- the stand-in

@@ -132,16 +132,22 @@ class Page:
         entry.get_by_text(choice, exact=True).click()
 
     def add(self, name: str) -> int:
-        """Find a node by its name, as with a double click on the empty canvas; its id."""
+        """Find a node by its name in the box that a double click opens; its id."""
         before = {node["id"] for node in self.saved()["nodes"]}
-        self.page.evaluate("app.canvas.ds.offset = [9000, 9000]")  # the graph out of the way
-        self.page.mouse.dblclick(*MIDDLE)
+        self.page.evaluate("app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+        self.page.locator("input:focus").wait_for()
         self.page.keyboard.type(name)
         self.page.locator("[role=option], li").filter(has_text=name).first.wait_for()
         self.page.keyboard.press("Enter")
-        self.page.mouse.click(*MIDDLE)  # it hangs on the mouse until then
         self.page.wait_for_function(f"app.graph.nodes.length === {len(before) + 1}")
         (new,) = {node["id"] for node in self.saved()["nodes"]} - before
+
+        def placed() -> bool:  # it hangs on the mouse until a click puts it down
+            self.page.mouse.move(*MIDDLE, steps=4)
+            self.page.mouse.click(*MIDDLE)
+            return not self.page.evaluate(f"app.graph.getNodeById({new}).flags.ghost")
+
+        wait_until(placed, PATIENCE_MS / 1000, f"{name} still hangs on the mouse")
         return new
 
     # ----------------------------------------------------------------------------------- run

@@ -253,12 +253,12 @@ def caption(graph: Graph) -> None:
     r.show(large, image)
 
 
-def other_prior(title: str, files: str, checkpoint: Model, lora: Model) -> Callable:
-    """The template of a prior for which no weights have been published."""
+def two_files(title: str, text: str, files: str, checkpoint: Model, lora: Model) -> Callable:
+    """The short template for a pair of files; the checkpoint may be one without a text encoder."""
 
     def build(graph: Graph) -> None:
         r = Restoration(graph, checkpoint, lora)
-        r.load(f"Restore a photo with {title}", notes.OTHER_PRIOR, files)
+        r.load(title, text, files)
         large = r.enlarge(r.photo["IMAGE"])
         positive = graph.add("HYPIRConditioning", model=r.model, clip=r.clip)["CONDITIONING"]
         graph.column()
@@ -266,6 +266,11 @@ def other_prior(title: str, files: str, checkpoint: Model, lora: Model) -> Calla
         r.show(large, image)
 
     return build
+
+
+def other_prior(title: str, files: str, checkpoint: Model, lora: Model) -> Callable:
+    """The template of a prior for which no weights have been published."""
+    return two_files(f"Restore a photo with {title}", notes.OTHER_PRIOR, files, checkpoint, lora)
 
 
 TEMPLATES: dict[str, Callable[[Graph], None]] = {

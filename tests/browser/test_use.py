@@ -180,11 +180,12 @@ def test_chinese_is_chinese(chromium, server, filled_in, keep):
 
 
 def test_the_help_of_a_node_opens_in_chinese_with_its_picture(chromium, server, filled_in, keep):
-    text = (HELP / "HYPIREncode" / "zh.md").read_text(encoding="utf-8").splitlines()[2]
+    text = (HELP / "HYPIRDecode" / "zh.md").read_text(encoding="utf-8").splitlines()[2]
     with opened(chromium, server, Locale="zh") as page:
         page.load(filled_in("restore_photo"))
+        page.fit()
         page.page.evaluate(
-            "id => app.canvas.selectNode(app.graph.getNodeById(id))", page.node("HYPIREncode")
+            "id => app.canvas.selectNode(app.graph.getNodeById(id))", page.node("HYPIRDecode")
         )
         page.page.get_by_test_id("info-button").click()
         page.page.get_by_text(text[:16]).wait_for()
