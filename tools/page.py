@@ -21,7 +21,8 @@ from tools.server import Server, wait_until
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 WINDOW = {"width": 1600, "height": 1000}
 MIDDLE = (800, 600)
-READY = "window.app && window.app.graph && window.app.vueAppReady"
+# with the graph that the page opens by itself, which would else replace the first one loaded
+READY = "window.app?.vueAppReady && app.extensionManager?.workflow?.activeWorkflow"
 PATIENCE_MS = 60_000
 RUN_SECONDS = 240
 
