@@ -224,6 +224,6 @@ def _unmeasured() -> str:
         return "Measured on the GPU named above."
     return (
         "Not measured here: any GPU (fp16 and bf16 there, transfers between the computer's memory "
-        "and the GPU's, dynamic VRAM), since the machine has none. `nox -s bench -- --dtype fp16 "
+        "and the GPU's, dynamic VRAM). `nox -s bench -- --dtype fp16 "
         "--sizes 512 1024 2048 4096 6144` runs the same on one."
     )

@@ -98,3 +98,8 @@ def item_seeds(seed: int, latent_or_count: dict | int) -> list[int]:
         count = latent_or_count["samples"].shape[0]
         index = latent_or_count.get("batch_index") or range(count)
     return [(seed + i) % (MAX_SEED + 1) for i in index]
+
+
+def item_seeds_after(seeds: list[int], variant: int) -> list[int]:
+    """Seeds of the variant that comes `variant` later; they wrap after the last seed."""
+    return [(seed + variant) % (MAX_SEED + 1) for seed in seeds]

@@ -13,7 +13,14 @@ from ..hypir.image import (
 from ..hypir.noise import inject_noise
 from .host import model as _model
 from .host import vae as _vae
-from .inputs import CATEGORY, item_seeds, seed_input, tile_cells, tile_inputs
+from .inputs import (
+    CATEGORY,
+    item_seeds,
+    item_seeds_after,
+    seed_input,
+    tile_cells,
+    tile_inputs,
+)
 
 SIZE_KEY = "hypir_size"
 """Key of a LATENT: (height, width) of the picture in it and (h, w) of the latent it belongs to."""
@@ -106,18 +113,20 @@ class HYPIRInjectNoise(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, samples, strength, seed, variants=1, mask=None) -> io.NodeOutput:
-        latent = samples["samples"]
+        if not 0 <= strength < float("inf"):
+            raise ValueError(
+                f"noise strength must be a finite number from 0 up, got {strength:g}; 0 adds none"
+            )
+        latent, seeds = samples["samples"], item_seeds(seed, samples)
         out = dict(samples)
         if variants > 1:
-            seeds = [s for first in item_seeds(seed, samples) for s in item_seeds(first, variants)]
-            out["samples"] = latent = latent.repeat_interleave(variants, 0)
+            # In the order of the host's Repeat Latent Batch, so that masks and conditions that hold
+            # one entry per image go on fitting: the host repeats them in this order too.
+            seeds = [s for v in range(variants) for s in item_seeds_after(seeds, v)]
+            latent = latent.repeat(variants, 1, 1, 1)
             out["batch_index"] = list(range(latent.shape[0]))
-            if "noise_mask" in out and out["noise_mask"].shape[0] * variants == latent.shape[0]:
-                out["noise_mask"] = out["noise_mask"].repeat_interleave(variants, 0)
-            if mask is not None and mask.shape[0] * variants == latent.shape[0]:
-                mask = mask.repeat_interleave(variants, 0)
-        else:
-            seeds = item_seeds(seed, samples)
+            if mask is not None and mask.shape[0] > 1:
+                mask = mask.repeat(variants, 1, 1)
         size = true_size(samples)
         # The strength counts in the model's units: the host's LATENT is larger by 1 / scale.
         unit = _model.detect_prior(model).latent_scale

@@ -96,9 +96,9 @@ class HYPIRMatchTexture(io.ComfyNode):
             zip(match.richness.tolist(), match.gain.tolist(), strict=True)
         ):
             if abs(reached - richness) > REACHED_WITHIN:
+                scaled = f"its detail was scaled by {gain:.2f}, which is as far as it may go"
                 log.warning(
-                    "HYPIR Match Texture: image %d reached a richness of %.3f instead of %.3f; its "
-                    "detail was scaled by %.2f, which is the most that is allowed",
-                    *(i, reached, richness, gain),
+                    "HYPIR Match Texture: image %d reached a richness of %.3f instead of %.3f; %s",
+                    *(i, reached, richness, scaled if gain != 1 else "it has no restored detail"),
                 )
         return io.NodeOutput(match.image)

@@ -47,6 +47,7 @@ def check_conditions(conditions: Conditions, tiled: bool, cells: tuple[int, int]
                 f"{size[0]} px for a latent of {cells[1]}x{cells[0]} cells of {CELL_PX} px; resize "
                 f"the mask to the enlarged picture"
             )
+        _check_hints(c.get("control"))
     if not tiled:
         return
     for c in every:
@@ -56,11 +57,23 @@ def check_conditions(conditions: Conditions, tiled: bool, cells: tuple[int, int]
                     f"{what} in the conditioning cannot be cut into tiles; raise tile_size until "
                     f"the picture fits one tile, or remove it"
                 )
-        if "c_concat" in c.get("model_conds", {}):
+        if {"c_concat", "ref_latents"} & c.get("model_conds", {}).keys():
             raise ValueError(
-                "a conditioning that carries an image (c_concat) cannot be cut into tiles; raise "
-                "tile_size until the picture fits one tile, or remove it"
+                "a conditioning that carries an image (c_concat or a reference latent) cannot be "
+                "cut into tiles; raise tile_size until the picture fits one tile, or remove it"
             )
+
+
+def _check_hints(control) -> None:
+    """A call may hold some images of a batch only; the host would give them the first hints."""
+    while control is not None:
+        hint = getattr(control, "cond_hint_original", None)
+        if hint is not None and hint.shape[0] > 1:
+            raise ValueError(
+                f"a ControlNet with {hint.shape[0]} hints cannot be shared out to the images of a "
+                f"batch; restore the images one by one, each with its own hint"
+            )
+        control = getattr(control, "previous_controlnet", None)
 
 
 def conditions_of_tiles(

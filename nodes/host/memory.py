@@ -41,14 +41,15 @@ def planned_batch(plan: TilePlan, needed: Callable[[TilePlan, int], float], patc
 def run_on_ladder(
     stage: str,
     plan_for: Callable[[int | None], TilePlan],
-    run: Callable[[TilePlan], T],
+    run: Callable[[TilePlan, bool], T],
     needed: Callable[[TilePlan], float],
     device: torch.device,
 ) -> T:
     """Run a stage with the planned tiles, or with smaller ones where they do not fit.
 
     A tile that could never fit is not tried; after an out-of-memory error the stage starts again
-    one step lower. Both are reported, since other tiles give a slightly different picture.
+    one step lower, one tile a call: `run` gets the plan and whether memory has run out before. Both
+    are reported, since other tiles give a slightly different picture.
 
     Raises:
         RuntimeError: if the smallest tiles do not fit either.
@@ -64,9 +65,10 @@ def run_on_ladder(
             *(stage, needed(plan) / GIB, total / GIB, smaller.describe(), plan.describe()),
         )
         plan = smaller
+    again = False
     while True:
         try:
-            return run(plan)
+            return run(plan, again)
         except Exception as error:
             if not isinstance(error, MemoryError):
                 comfy.model_management.raise_non_oom(error)
@@ -85,7 +87,7 @@ def run_on_ladder(
             "HYPIR %s: out of memory with %s, starting again with %s",
             *(stage, plan.describe(), smaller.describe()),
         )
-        plan = smaller
+        plan, again = smaller, True
 
 
 def check_cancelled() -> None:

@@ -1,6 +1,7 @@
 """The one step on the host's MODEL: as a SAMPLER, and run at once."""
 
 import logging
+from math import isclose
 
 import comfy.model_management
 import comfy.sampler_helpers
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ...hypir.image import count_not_finite, resize
 from ...hypir.noise import latent_mask
-from ...hypir.one_step import OneStep, restore_latent
+from ...hypir.one_step import OneStep, flow_input_scale, restore_latent
 from ...hypir.priors import Prior
 from ...hypir.tiling import CELL_PX, Tile, TilePlan, plan_tiles
 from .conditions import are_spatial, check_conditions, conditions_of_tiles, differ_by_item
@@ -22,7 +23,7 @@ from .memory import (
     run_on_ladder,
     show_progress_text,
 )
-from .model import Settings, settings_of
+from .model import ATTACHMENT, Settings, detect_prior, settings_of
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,16 @@ def make_step(settings: Settings, timestep: int = -1, coefficient_timestep: int 
         c = coefficient_timestep
     else:
         c = settings.coefficient_timestep if timestep < 0 else t
-    return settings.prior.step(t, c, settings.input_scale)
+    return settings.prior.step(t, c, _input_scale(settings, t))
+
+
+def _input_scale(settings: Settings, timestep: int) -> float:
+    """k at a timestep: it follows the level where the weights' k is the formula's, else it stays."""
+    prior, k = settings.prior, settings.input_scale
+    if prior.prediction != "flow" or timestep not in prior.timesteps:
+        return k
+    trained = flow_input_scale(prior.level(settings.timestep).sigma)
+    return flow_input_scale(prior.level(timestep).sigma) if isclose(k, trained, rel_tol=1e-3) else k
 
 
 def host_sigma(prior: Prior, step: OneStep) -> float:
@@ -46,8 +56,9 @@ def host_sigma(prior: Prior, step: OneStep) -> float:
 class OneStepSampler(comfy.samplers.Sampler):
     """HYPIR's step as the host's SAMPLER: no noise is added, the latent itself is x_t."""
 
-    def __init__(self, prior: Prior, step: OneStep, tile: int, overlap: int, tile_batch: int):
-        self.prior = prior
+    def __init__(self, settings: Settings, step: OneStep, tile: int, overlap: int, tile_batch: int):
+        self.settings = settings
+        self.prior = settings.prior
         self.step = step
         self.tile = tile
         self.overlap = overlap
@@ -72,6 +83,7 @@ class OneStepSampler(comfy.samplers.Sampler):
         _check_latent(z, self.prior)
         _check_sigmas(sigmas, host_sigma(self.prior, self.step))
         patcher = guider.model_patcher
+        _check_guider(patcher, self.settings)
         conditions = guider.conds
         shape = z.shape[-2:]
 
@@ -79,12 +91,12 @@ class OneStepSampler(comfy.samplers.Sampler):
             tile = [batch, z.shape[1], plan.rows.tile, plan.columns.tile]
             return patcher.model.memory_required(tile)
 
-        def run(plan: TilePlan) -> Tensor:
+        def run(plan: TilePlan, again: bool) -> Tensor:
             describe_plan("step", plan, shape[0] * CELL_PX, shape[1] * CELL_PX)
             tiled = len(plan.boxes) > 1
             check_conditions(conditions, tiled, tuple(shape))
             spatial = tiled and are_spatial(conditions)
-            batch = self.tile_batch or planned_batch(plan, needed, patcher)
+            batch = 1 if again else self.tile_batch or planned_batch(plan, needed, patcher)
             mix = not spatial and not differ_by_item(conditions)
             show_progress_text("restore", 0, len(z) * len(plan.boxes))
 
@@ -133,7 +145,7 @@ def make_sampler(
     settings = settings_of(model)
     step = make_step(settings, timestep, coefficient_timestep)
     plan_tiles(1, 1, settings.prior.tile, tile, overlap)  # says now what is wrong with the tiles
-    sampler = OneStepSampler(settings.prior, step, tile, overlap, tile_batch)
+    sampler = OneStepSampler(settings, step, tile, overlap, tile_batch)
     return sampler, torch.tensor([host_sigma(settings.prior, step), 0.0])
 
 
@@ -213,6 +225,18 @@ def _check_latent(latent: Tensor, prior: Prior) -> None:
     if torch.count_nonzero(latent) == 0:
         raise ValueError(
             "the latent is empty (all zeros), so there is nothing to restore; connect HYPIR Encode"
+        )
+
+
+def _check_guider(patcher, settings: Settings) -> None:
+    """The guider calls its own model, which must be the one that the sampler was made from."""
+    prior, carried = detect_prior(patcher), patcher.get_attachment(ATTACHMENT)
+    name = carried.name if carried is not None else ""
+    if (prior.name, name) != (settings.prior.name, settings.name):
+        raise ValueError(
+            f"HYPIR Sampler was made from {settings.prior.title} with "
+            f"{settings.name or 'no HYPIR weights'}, but the guider's model is {prior.title} with "
+            f"{name or 'no HYPIR weights'}; connect the same model to both"
         )
 
 

@@ -52,7 +52,7 @@ def encode(
         h, w = plan.rows.tile * CELL_PX, plan.columns.tile * CELL_PX
         return vae.memory_used_encode((batch, 3, h, w), vae.vae_dtype)
 
-    def run(plan: TilePlan) -> Tensor:
+    def run(plan: TilePlan, again: bool) -> Tensor:
         describe_plan("encode", plan, *image.shape[1:3])
         progress = Progress("encode", image.shape[0] * len(plan.boxes))
         out = torch.zeros((image.shape[0], channels, height, width), device=vae.output_device)
@@ -61,7 +61,7 @@ def encode(
             check_cancelled()
             return work.encode(torch.cat([_window(image, tile) for tile in tiles]))
 
-        batch = planned_batch(plan, needed, vae.patcher)
+        batch = 1 if again else planned_batch(plan, needed, vae.patcher)
         run_tiles(
             plan, process, out, batch=batch, on_batch=lambda n, total, _: progress.update(n, total)
         )
@@ -107,7 +107,7 @@ def decode(
         shape = (batch, latent.shape[1], plan.rows.tile, plan.columns.tile)
         return vae.memory_used_decode(shape, vae.vae_dtype)
 
-    def run(plan: TilePlan) -> Tensor:
+    def run(plan: TilePlan, again: bool) -> Tensor:
         describe_plan("decode", plan, *kept)
         progress = Progress("decode", latent.shape[0] * len(plan.boxes))
         image = torch.zeros((latent.shape[0], *kept, 3), device=vae.output_device)
@@ -120,7 +120,7 @@ def decode(
         def show(done: int, total: int, pixels: Tensor) -> None:
             progress.update(done, total, pixels if len(plan.boxes) > 1 else None)
 
-        batch = planned_batch(plan, needed, vae.patcher)
+        batch = 1 if again else planned_batch(plan, needed, vae.patcher)
         run_tiles(plan, process, image.movedim(-1, 1), scale=CELL_PX, batch=batch, on_batch=show)
         return image
 

@@ -45,6 +45,12 @@ def test_variants_repeat_each_image_with_the_seeds_that_follow(run, sd2, latent)
         assert torch.equal(several[i : i + 1], want)
 
 
+def test_variants_of_a_batch_stand_in_the_order_of_the_hosts_repeat(run, host, sd2, latent):
+    repeated = host.core["RepeatLatentBatch"]().repeat(latent, 3)[0]["samples"]
+    several = run("HYPIRInjectNoise", sd2, latent, 1e-6, 7, variants=3)["samples"]
+    assert_close(several, repeated, atol=1e-3, rtol=0)
+
+
 def test_variants_are_restored_and_decoded_as_a_batch(run, sd2, vae, prompt, photo):
     image = photo[:, :50, :60]
     latent = run("HYPIREncode", image, vae)

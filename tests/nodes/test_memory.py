@@ -107,7 +107,7 @@ def test_out_of_memory_starts_the_step_again_with_smaller_tiles(run, sd2, prompt
     starved.set_model_unet_function_wrapper(failing_above(32, sides))
     with caplog.at_level(logging.WARNING):
         got = run("HYPIRRestore", starved, prompt, latent)["samples"]
-    assert sides == [48, 32], "one whole tile, then two small ones in one call"
+    assert sides == [48, 32, 32], "one whole tile, then two small ones, one a call"
     assert "out of memory" in caplog.text and "starting again" in caplog.text
     want = run("HYPIRRestore", sd2, prompt, latent, tile_size=256)["samples"]
     assert got.shape == want.shape and torch.isfinite(got).all()
@@ -155,7 +155,8 @@ def test_out_of_memory_in_the_vae_uses_our_smaller_tiles_and_not_the_hosts(
         assert_close(result, run("HYPIRDecode", latent, vae, **smaller), atol=1e-5, rtol=0)
     else:
         want = run("HYPIREncode", image, vae, **smaller)["samples"]
-        assert_close(latent["samples"], want, atol=1e-4, rtol=1e-4)
+        # One tile a call rounds otherwise than four, and random weights amplify it.
+        assert_close(latent["samples"], want, atol=2e-3, rtol=1e-3)
 
 
 def test_changing_a_number_loads_no_model_again(run, sd2, vae, lora, prompt, photo, caplog):

@@ -178,3 +178,39 @@ def test_another_coefficient_timestep_turns_the_same_output_into_another_x0(
     want = (z - bars[100].sigma * eps) / bars[100].alpha
     assert_close(at[200, 100], want, atol=1e-4, rtol=1e-4)
     assert (at[200, 100] - at[100, 100]).abs().max() > 1e-3
+
+
+def test_a_guider_with_another_model_than_the_samplers_is_refused(
+    run, host, sd2, prompt, latent, advanced, basic
+):
+    sampling = host.core["ModelSamplingDiscrete"]
+    other = sampling().patch(sd2, "v_prediction", False)[0]
+    sampler, sigmas = run("HYPIRSampler", sd2)
+    with pytest.raises(ValueError, match=r"guider's model is .*v prediction.*same model to both"):
+        advanced(basic(other, prompt), sampler, sigmas, latent)
+
+
+def test_the_input_scale_of_a_flow_prior_follows_the_timestep(run, host):
+    """x0 of a network that returns nothing is x_t = k z, k = sqrt((1-s)^2 + s^2)."""
+    network = small_models.sd3_transformer()
+    for parameter in network.proj_out.parameters():
+        parameter.data.zero_()
+    model = small_models.host_model(dict(network.state_dict()))
+    positive = [[torch.ones(1, 3, 64), {"pooled_output": torch.ones(1, 64)}]]
+    prior = PRIORS["sd3"]
+    z = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(1))
+    latent = {"samples": z / prior.latent_scale + prior.latent_shift}
+    for timestep in (100, 364, 700):
+        s = timestep / 1000
+        out = run("HYPIRRestore", model, positive, latent, timestep=timestep)["samples"]
+        x0 = (out - prior.latent_shift) * prior.latent_scale
+        assert_close(x0, ((1 - s) ** 2 + s**2) ** 0.5 * z, atol=1e-4, rtol=1e-4)
+
+
+def test_a_controlnet_with_a_hint_per_image_is_refused(run, sd2, prompt, latent):
+    from comfy.controlnet import ControlBase
+
+    control = ControlBase()
+    control.cond_hint_original = torch.zeros(2, 3, 8, 8)
+    with pytest.raises(ValueError, match="a ControlNet with 2 hints cannot be shared out"):
+        run("HYPIRRestore", sd2, [[prompt[0][0], {"control": control}]], latent)
