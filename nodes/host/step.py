@@ -39,7 +39,7 @@ def make_step(settings: Settings, timestep: int = -1, coefficient_timestep: int 
 
 
 def _input_scale(settings: Settings, timestep: int) -> float:
-    """k at a timestep: it follows the level where the weights' k is the formula's, else it stays."""
+    """k at a timestep: follows the level where the weights' k is the formula's, else stays."""
     prior, k = settings.prior, settings.input_scale
     if prior.prediction != "flow" or timestep not in prior.timesteps:
         return k
