@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -24,7 +23,7 @@ from hypir.weights import read_weights
 from tools.control_graphs import Lab
 from tools.control_sheets import CONTROLS, Row, Section, priors
 from tools.get_host import get_host
-from tools.restore import WORKFLOW
+from tools.restore import WORKFLOW, Parser
 from tools.server import HostError, running
 from tools.stand_in import write_stand_in
 
@@ -130,13 +129,6 @@ def write_page(folder: Path, sections: Sequence[Section], opening: str, credit: 
 
 
 # ------------------------------------------------------------------------------------ the command
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one sentence instead of a usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(f"{message}; `{self.prog} --help` lists what can be given")
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:

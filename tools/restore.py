@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
     """argparse with one sentence instead of a usage text."""
 
     def error(self, message: str) -> NoReturn:
-        sys.exit(f"{message}; `nox -s restore -- --help` lists what can be given")
+        sys.exit(f"{message}; `{self.prog} --help` lists what can be given")
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
