@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .color import HYPIRMatchColor
 from .degrade import HYPIRDegrade
+from .host.files import register_embedded_models
 from .latent import HYPIRDecode, HYPIREncode, HYPIRInjectNoise
 from .load import HYPIRLoadEncoder, HYPIRLoadLora
 from .restore import HYPIRConditioning, HYPIRRestore, HYPIRSampler
@@ -11,7 +12,11 @@ from .texture import HYPIRMatchTexture, HYPIRMeasureTexture
 
 
 class HYPIRExtension(ComfyExtension):
-    """All nodes of the pack."""
+    """All nodes of the pack, and its small model."""
+
+    async def on_load(self) -> None:
+        """Called by the host once, before the nodes are listed."""
+        register_embedded_models()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """In the order of a restoration."""

@@ -2,7 +2,7 @@
 
     nox -s controls [-- --checkpoint F --lora F] [--workflow F] [--photo F] [--folder F]
 
-Without weights it takes the stand-in's, and the page says what that means.
+Without weights it takes the small model of the pack.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,11 +22,12 @@ from hypir.weights import read_weights
 from tools.control_graphs import Lab
 from tools.control_sheets import CONTROLS, Row, Section, priors
 from tools.get_host import get_host
-from tools.restore import WORKFLOW, Parser
+from tools.restore import START, WORKFLOW, Parser
 from tools.server import HostError, running
-from tools.stand_in import write_stand_in
+from tools.template_parts import TINY_LORA
 
 ROOT = Path(__file__).resolve().parent.parent
+SMALL_LORA = ROOT / "models" / "loras" / TINY_LORA.name
 PAGE, PICTURES = "controls.md", "controls"
 MOST_BYTES = 1_500_000  # of all pictures together
 PHOTO_BOX = (slice(0, 256), slice(96, 352))  # head and shoulders
@@ -37,11 +37,9 @@ CAPTION, GAP, FONT = 22, 6, 14
 EDGE = (160, 160, 160)  # around each crop, or a white one would be lost on the white page
 LEVEL_STEPS = (1, 4, 8)  # colours are rounded to these until the pictures are small enough
 
-STAND_IN = """\
-**Made with the stand-in model: random weights that were never trained. These pictures and numbers
-prove that every control does what it says, and nothing else. They do not show what HYPIR can
-restore: the stand-in restores nothing, its autoencoder keeps one colour for each 8x8 px (so all is
-soft), and noise that a trained network turns into texture stays noise here.**"""
+SMALL = """\
+Made with the small model of this pack ([its card](../models/README.md)), which was trained on
+made-up pictures for an afternoon; it shows what the controls do, not how good HYPIR can be."""
 TRAINED = "Made with {weights}."
 
 
@@ -179,7 +177,7 @@ def read_photo(file: Path | None) -> np.ndarray:
 
 def opening(arguments: argparse.Namespace) -> str:
     if arguments.lora is None:
-        return STAND_IN
+        return SMALL
     files = [arguments.checkpoint, arguments.lora, arguments.encoder]
     return TRAINED.format(weights=" and ".join(f"`{file.name}`" for file in files if file))
 
@@ -187,36 +185,33 @@ def opening(arguments: argparse.Namespace) -> str:
 def make(arguments: argparse.Namespace) -> None:
     check(arguments)
     photo = read_photo(arguments.photo)
-    with tempfile.TemporaryDirectory(prefix="hypir-stand-in-") as folder:
-        if arguments.lora is None:
-            checkpoint, lora = write_stand_in(Path(folder), texture=True)
-        else:
-            checkpoint, lora = arguments.checkpoint, arguments.lora
-        models = {"loras": [lora]}
-        names = {"HYPIRLoadLora": {"lora_name": lora.name}}
-        if checkpoint is not None:
-            models["checkpoints"] = [checkpoint]
-            names["CheckpointLoaderSimple"] = {"ckpt_name": checkpoint.name}
-        if arguments.encoder is not None:
-            models["vae"] = [arguments.encoder]
-        if arguments.prompt is not None:
-            names["CLIPTextEncode"] = names["HYPIRConditioning"] = {"text": arguments.prompt}
-        with running(get_host(), models=models) as server:
-            lab = Lab(
-                server,
-                read_weights(lora),
-                names,
-                photo,
-                arguments.scale,
-                arguments.workflow,
-                encoder_name=arguments.encoder.name if arguments.encoder else "",
-                without_clip=arguments.without_clip,
-            )
-            sections = []
-            for control in CONTROLS:
-                sections.append(control(lab))
-                sys.stdout.write(f"{sections[-1].title}: {sections[-1].verdict or 'done'}\n")
-                sys.stdout.flush()
+    small = arguments.lora is None
+    lora, workflow = (SMALL_LORA, START) if small else (arguments.lora, arguments.workflow)
+    models = {"loras": [] if small else [lora]}
+    names = {"HYPIRLoadLora": {"lora_name": lora.name}}
+    if arguments.checkpoint is not None:
+        models["checkpoints"] = [arguments.checkpoint]
+        names["CheckpointLoaderSimple"] = {"ckpt_name": arguments.checkpoint.name}
+    if arguments.encoder is not None:
+        models["vae"] = [arguments.encoder]
+    if arguments.prompt is not None:
+        names["CLIPTextEncode"] = names["HYPIRConditioning"] = {"text": arguments.prompt}
+    with running(get_host(), models=models) as server:
+        lab = Lab(
+            server,
+            read_weights(lora),
+            names,
+            photo,
+            arguments.scale,
+            workflow,
+            encoder_name=arguments.encoder.name if arguments.encoder else "",
+            without_clip=arguments.without_clip,
+        )
+        sections = []
+        for control in CONTROLS:
+            sections.append(control(lab))
+            sys.stdout.write(f"{sections[-1].title}: {sections[-1].verdict or 'done'}\n")
+            sys.stdout.flush()
     credit = CREDIT if arguments.photo is None else f"`{arguments.photo.name}`"
     write_page(arguments.folder, [*sections, priors()], opening(arguments), credit)
 

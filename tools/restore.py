@@ -2,8 +2,9 @@
 
     nox -s restore -- photo.jpg restored.png [--checkpoint F --lora F] [--scale 4] [--prompt TEXT]
 
-Starts the host without a page, runs workflows/restore_photo.json through its HTTP API, and
-writes the picture in the format that the output's name says.
+Starts the host without a page, runs workflows/START_here.json with the small model of this pack, or
+workflows/restore_photo.json with the weights that are named, through its HTTP API, and writes the
+picture in the format that the output's name says.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,10 +22,11 @@ from PIL import Image, ImageOps
 
 from tools.get_host import get_host
 from tools.server import HostError, Progress, Prompt, Server, running
-from tools.stand_in import NOTICE, write_stand_in
 
 ROOT = Path(__file__).resolve().parent.parent
+START = ROOT / "workflows" / "START_here.json"
 WORKFLOW = ROOT / "workflows" / "restore_photo.json"
+NOTICE = "This is the small model of the pack; name real weights with --checkpoint and --lora."
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF"}
 FORMATS |= {".tiff": "TIFF", ".bmp": "BMP"}
 WRITE = {  # as near to lossless as the format is meant to be used
@@ -94,10 +95,14 @@ def check_paths(arguments: argparse.Namespace) -> None:
     if (arguments.checkpoint is None) != (arguments.lora is None):
         raise ValueError(
             "--checkpoint and --lora belong together: give both for real weights, or neither "
-            "for the stand-in model"
+            "for the small model of the pack"
         )
     if arguments.encoder is not None and arguments.checkpoint is None:
-        raise ValueError("--encoder needs --checkpoint and --lora: the stand-in model has its own")
+        raise ValueError("--encoder needs --checkpoint and --lora: the small model has its own")
+    if arguments.prompt and arguments.checkpoint is None:
+        raise ValueError(
+            "--prompt needs --checkpoint and --lora: the small model of the pack takes no text"
+        )
     if not SCALES[0] <= arguments.scale <= SCALES[1]:
         raise ValueError(f"--scale must be from {SCALES[0]} to {SCALES[1]}, got {arguments.scale}")
     if not 0 <= arguments.seed < 2**64:
@@ -180,6 +185,31 @@ def insert_encoder(prompt: Prompt, encoder_name: str) -> None:
     inputs["vae"] = ["encoder", 0]
 
 
+def own_models(arguments: argparse.Namespace) -> dict[str, list[Path]]:
+    """The user's files by the host's model folder."""
+    if arguments.checkpoint is None:
+        return {}
+    models = {"checkpoints": [arguments.checkpoint], "loras": [arguments.lora]}
+    return models | ({"vae": [arguments.encoder]} if arguments.encoder is not None else {})
+
+
+def fill_in(server: Server, arguments: argparse.Namespace) -> Prompt:
+    """The graph for the photo, the weights and the settings that were named."""
+    own = arguments.checkpoint is not None
+    prompt = build_prompt(server, WORKFLOW if own else START)
+    del prompt[find(prompt, "ImageCompare")]  # for the eyes on a page
+    set_input(prompt, "LoadImage", image=server.upload_image(arguments.input))
+    set_input(prompt, "ImageScaleBy", scale_by=arguments.scale)
+    set_input(prompt, "HYPIREncode", seed=arguments.seed)
+    if own:
+        set_input(prompt, "CheckpointLoaderSimple", ckpt_name=arguments.checkpoint.name)
+        set_input(prompt, "HYPIRLoadLora", lora_name=arguments.lora.name)
+        set_input(prompt, "CLIPTextEncode", text=arguments.prompt)
+    if arguments.encoder is not None:
+        insert_encoder(prompt, arguments.encoder.name)
+    return prompt
+
+
 # ------------------------------------------------------------------------------------- the picture
 
 
@@ -243,38 +273,20 @@ def restore(arguments: argparse.Namespace) -> None:
     format_ = FORMATS[arguments.output.suffix.lower()]
     photo = read_photo(arguments.input, arguments.scale, format_)
     host = get_host()
-    with tempfile.TemporaryDirectory(prefix="hypir-stand-in-") as folder:
-        if arguments.checkpoint is None:
-            _say(f"{NOTICE} Name real weights with --checkpoint and --lora.")
-            checkpoint, lora = write_stand_in(Path(folder))
-        else:
-            checkpoint, lora = arguments.checkpoint, arguments.lora
-        models = {"checkpoints": [checkpoint], "loras": [lora]}
-        if arguments.encoder is not None:
-            models["vae"] = [arguments.encoder]
-        _say("Starting ComfyUI ...")
-        with running(host, models=models) as server:
-            prompt = build_prompt(server)
-            del prompt[find(prompt, "ImageCompare")]  # for the eyes on a page
-            set_input(prompt, "LoadImage", image=server.upload_image(arguments.input))
-            set_input(prompt, "CheckpointLoaderSimple", ckpt_name=checkpoint.name)
-            set_input(prompt, "HYPIRLoadLora", lora_name=lora.name)
-            set_input(prompt, "CLIPTextEncode", text=arguments.prompt)
-            set_input(prompt, "ImageScaleBy", scale_by=arguments.scale)
-            set_input(prompt, "HYPIREncode", seed=arguments.seed)
-            if arguments.encoder is not None:
-                insert_encoder(prompt, arguments.encoder.name)
-            bar = Bar(titles(server, prompt))
-            try:
-                (saved,) = server.run(prompt, bar)
-            finally:
-                bar.close()
-            write_picture(saved, arguments.output, photo)
+    _say("Starting ComfyUI ...")
+    with running(host, models=own_models(arguments)) as server:
+        prompt = fill_in(server, arguments)
+        bar = Bar(titles(server, prompt))
+        try:
+            (saved,) = server.run(prompt, bar)
+        finally:
+            bar.close()
+        write_picture(saved, arguments.output, photo)
     with Image.open(arguments.output) as result:
         size = "x".join(map(str, result.size))
     _say(f"Wrote {arguments.output}, {size} px, from {'x'.join(map(str, photo.size))} px.")
     if arguments.checkpoint is None:
-        _say(f"{NOTICE} Name real weights with --checkpoint and --lora.")
+        _say(NOTICE)
 
 
 def _say(text: str) -> None:

@@ -1,5 +1,21 @@
 """What the notes on the canvas of the templates say."""
 
+START = """## Start here: press Run
+
+This graph needs no download: its four files come with the pack. They are a **small model**, \
+trained on a CPU from made-up pictures only, to show how everything works. It removes noise, \
+blocks and blur, and draws edges and fine grain; it does not know what a face is.
+
+1. **Load Image**: choose your photo, a small or bad one.
+2. **Upscale Image By**: how much larger the result is.
+3. **Run.** Slide over the picture at the right: before and after."""
+
+START_NEXT = """## Then
+
+- For real weights open the template *restore_photo*; it offers the files.
+- All knobs: *restore_all_controls*.
+- The small model takes no prompt: it has no text encoder."""
+
 TWO_FILES = """## Two files
 
 - `models/checkpoints`: `v2-1_512-ema-pruned.safetensors`, Stable Diffusion 2.1 **base** \

@@ -29,6 +29,11 @@ FLUX = Model(
     "checkpoints",
     f"{HUB}/Comfy-Org/flux1-dev/resolve/main/flux1-dev-fp8.safetensors",
 )
+TINY = Model("hypir_tiny.safetensors", "diffusion_models")
+TINY_VAE = Model("hypir_tiny_vae.safetensors", "vae")
+TINY_ENCODER = Model("hypir_tiny_encoder.safetensors", "vae")
+TINY_LORA = Model("hypir_tiny_lora.safetensors", "loras")
+"""The four files of the small model in models/."""
 HYPIR_SD2 = Model("HYPIR_sd2.pth", "loras", f"{HUB}/lxq007/HYPIR/resolve/main/HYPIR_sd2.pth")
 HYPIR_SDXL = Model("hypir_sdxl.safetensors", "loras")
 HYPIR_SD3 = Model("hypir_sd3.safetensors", "loras")
@@ -67,6 +72,20 @@ class Restoration:
             "HYPIRLoadLora", models=[lora], model=self.base, lora_name=lora.name
         )["MODEL"]
         self.graph.column()
+
+    def load_small(self, *texts: str) -> None:
+        """The same for the small model, whose files come with the pack."""
+        for text in texts:
+            self.graph.note(text)
+        self.graph.column()
+        self.photo = self.graph.add("LoadImage", image=PHOTO)
+        base = self.graph.add("UNETLoader", unet_name=TINY.name)["MODEL"]
+        self.model = self.graph.add("HYPIRLoadLora", model=base, lora_name=TINY_LORA.name)["MODEL"]
+        self.graph.column()
+        self.vae = self.graph.add("VAELoader", vae_name=TINY_VAE.name)["VAE"]
+        self.encoder = self.graph.add(
+            "HYPIRLoadEncoder", vae=self.vae, encoder_name=TINY_ENCODER.name
+        )["VAE"]
 
     def enlarge(self, image: Output, scale: float = 4.0) -> Output:
         return self.graph.add(

@@ -24,6 +24,19 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"
 
 
+def start_here(graph: Graph) -> None:
+    r = Restoration(graph)
+    r.load_small(notes.START, notes.START_NEXT)
+    large = r.enlarge(r.photo["IMAGE"])
+    graph.column()
+    positive = graph.add("HYPIRConditioning", model=r.model)["CONDITIONING"]
+    latent = graph.add("HYPIREncode", image=large, vae=r.encoder)["LATENT"]
+    restored = r.step(positive, latent)
+    graph.column()
+    image = r.decode(restored, large)
+    r.show(large, image)
+
+
 def restore_photo(graph: Graph) -> None:
     r = Restoration(graph)
     r.load("Restore a photo", notes.RESTORE)
@@ -274,6 +287,7 @@ def other_prior(title: str, files: str, checkpoint: Model, lora: Model) -> Calla
 
 
 TEMPLATES: dict[str, Callable[[Graph], None]] = {
+    "START_here": start_here,
     "restore_photo": restore_photo,
     "restore_all_controls": all_controls,
     "restore_four_variants": four_variants,

@@ -19,12 +19,13 @@ from hypir.noise import inject_noise
 from .data import Batch, derive_seed
 from .discriminators import make_discriminator
 from .export import export_generator, make_generator
-from .generator import Encoder, decode, is_tiny, shifted_positions
+from .generator import decode, frozen_encoder, is_tiny, shifted_positions
 from .loop import Ema, add_up, make_optimizer, settle, synced, trainable, update
 from .losses import (
     Lpips,
     accuracy,
     discriminator_loss,
+    energy_loss,
     generator_loss,
     pyramid_loss,
 )
@@ -39,20 +40,19 @@ class AdversarialStage:
     """See loop.Stage."""
 
     name = "adversarial"
+    degrades = True
 
     def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
         self._recipe, self._accelerator = recipe, accelerator
         base = base or load_base(recipe)
         self.prior, device = base.prior, accelerator.device
-        clean_encoder = Encoder(base.vae, base.prior)
+        clean_encoder = frozen_encoder(base.vae, base.prior)
         self._load_encoder(base)
-        self._encoder = Encoder(base.vae, base.prior).requires_grad_(False).eval().to(device)
+        self._encoder = frozen_encoder(base.vae, base.prior).to(device)
         discriminator = make_discriminator(recipe, base) if recipe.gan else None
         self._lpips = Lpips(recipe.lpips_backbone).to(device) if recipe.lpips else None
         sees_latents = discriminator is not None and discriminator.sees_latents
-        self._clean_encoder = (
-            clean_encoder.requires_grad_(False).eval().to(device) if sees_latents else None
-        )
+        self._clean_encoder = clean_encoder.to(device) if sees_latents else None
         self._vae, self._text = base.vae.to(device), base.text.to(device)
         generator = make_generator(base, recipe)
         if recipe.gradient_checkpointing:
@@ -124,6 +124,8 @@ class AdversarialStage:
             terms["lpips"] = self._lpips(pixels, batch.target)
         if self._recipe.pyramid:
             terms["pyramid"] = pyramid_loss(pixels, batch.target)
+        if self._recipe.energy:
+            terms["energy"] = energy_loss(pixels, batch.target)
         if self.discriminator is None:
             return terms, None
         seeds = [derive_seed(self._recipe.seed, "judge", n) for n in batch.numbers]

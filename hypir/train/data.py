@@ -243,8 +243,12 @@ class Feed:
         rank: int = 0,
         world: int = 1,
         label: str = "",
+        degrade: bool = True,
     ):
-        """`position`: batches that were taken before; `label`: own numbers for every stage."""
+        """`position`: batches that were taken before; `label`: own numbers for every stage.
+
+        Without `degrade` the degraded side is the clean one.
+        """
         self._recipe, self._device, self._position = recipe, device, position
         self._seed = derive_seed(recipe.seed, f"pool of {label}", rank)
         self._fresh = recipe.batch // recipe.pool_uses if recipe.pool else recipe.batch
@@ -254,10 +258,10 @@ class Feed:
         for step in range(position if recipe.pool else 0):
             for j, slot in enumerate(self._slots(step)[: self._fresh]):
                 slots[slot] = recipe.pool + step * self._fresh + j
-        self._late_degrade = device.type == "cuda"
+        self._late_degrade = degrade and device.type == "cuda"
         first_fresh = recipe.pool + position * self._fresh
         loader = DataLoader(
-            _Crops(self.mixture, not self._late_degrade),
+            _Crops(self.mixture, degrade and not self._late_degrade),
             batch_size=None,
             sampler=_Numbers(slots, first_fresh, rank, world),
             num_workers=recipe.workers,

@@ -17,7 +17,7 @@ from hypir.encoder import save_encoder
 
 from .adversarial_stage import ENCODER_FILE
 from .data import Batch
-from .generator import Encoder, decode, is_tiny
+from .generator import Encoder, decode, frozen_encoder, is_tiny
 from .loop import Ema, add_up, make_optimizer, settle, synced, update
 from .models import DTYPES, Base, load_base
 from .recipes import Recipe
@@ -27,6 +27,7 @@ class EncoderStage:
     """See loop.Stage."""
 
     name = "encoder"
+    degrades = True
 
     def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
         self._recipe, self._accelerator = recipe, accelerator
@@ -35,7 +36,7 @@ class EncoderStage:
         self._vae = base.vae.to(device)
         if recipe.gradient_checkpointing and not is_tiny(base.vae):
             self._vae.enable_gradient_checkpointing()
-        self._frozen = Encoder(base.vae, base.prior).requires_grad_(False).eval().to(device)
+        self._frozen = frozen_encoder(base.vae, base.prior).to(device)
         self.encoder = Encoder(base.vae, base.prior).float().requires_grad_(True)
         self.modules = {"encoder": self.encoder}
         self._e = accelerator.prepare(self.encoder)

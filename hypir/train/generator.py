@@ -16,6 +16,7 @@ from hypir.one_step import OneStep, predict_x0, restore_tile
 from hypir.priors import Prior
 from hypir.texture import embed_richness, init_texture_mlp
 
+from .klt import Transform, is_transform
 from .models import Condition
 
 
@@ -209,6 +210,13 @@ class Encoder(nn.Module):
         """The state dict of `vae` with this encoding half."""
         own = {k: v for k, v in self.state_dict().items() if k.startswith(("encoder.", "quant"))}
         return {**vae.state_dict(), **own}
+
+
+def frozen_encoder(vae: nn.Module, prior: Prior) -> nn.Module:
+    """A copy of the encoder as it is, not trained; in closed form where it has one."""
+    if is_tiny(vae) and is_transform(vae):
+        return Transform(vae.config.latent_channels)
+    return Encoder(vae, prior).requires_grad_(False).eval()
 
 
 def decode(vae: nn.Module, prior: Prior, z: Tensor) -> Tensor:

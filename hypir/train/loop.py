@@ -57,6 +57,8 @@ class Stage(Protocol):
     """What the loop needs of a stage."""
 
     name: str
+    degrades: bool
+    """Whether its batches need the degraded side."""
     modules: Mapping[str, nn.Module]
     """Trained modules, not wrapped; the first is the one that is averaged and exported."""
     optimizers: Mapping[str, torch.optim.Optimizer]
@@ -111,6 +113,7 @@ def run_stage(stage: Stage, recipe: Recipe, accelerator, watch: Watcher | None =
         rank,
         world,
         stage.name,
+        stage.degrades,
     )
     for step in range(start, total):
         phase = phase_at(phases, step)

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 PYRAMID_LEVELS = 4
 CHROMA_PX = 8
 """Chroma is compared in means of this side: it is learnt last, and there first."""
+ENERGY_LEVELS = 3
+ENERGY_PX = 4
+"""Side, in coefficients, of the squares in which the amount of detail is compared."""
 YCBCR = ((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813))  # BT.601
 
 
@@ -39,6 +42,31 @@ def chroma_loss(result: Tensor, target: Tensor) -> Tensor:
     difference = F.avg_pool2d(result - target, CHROMA_PX)
     weights = difference.new_tensor(YCBCR[1:])
     return torch.einsum("ij,bjhw->bihw", weights, difference).abs().mean()
+
+
+def energy_loss(result: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of how much detail there is, band by band and place by place.
+
+    Detail is the mean absolute value, in squares of ENERGY_PX coefficients, of the three Haar bands
+    of each octave; what shape it has is left to the other terms. Those are least where detail that
+    cannot be predicted is left out; this one is least where it is made up in the right amount.
+    """
+    loss = result.new_zeros(())
+    for _ in range(ENERGY_LEVELS):
+        result, target = haar(result), haar(target)
+        have, want = (F.avg_pool2d(x[1:].abs().flatten(0, 1), ENERGY_PX) for x in (result, target))
+        loss = loss + (have - want).abs().mean()
+        result, target = result[0], target[0]
+    return loss
+
+
+def haar(pixels: Tensor) -> Tensor:
+    """(B, C, H, W) to (4, B, C, H/2, W/2): mean of each 2x2 square, and its three differences."""
+    a, b = pixels[..., 0::2, :], pixels[..., 1::2, :]
+    low, high = (a + b) / 2, (a - b) / 2
+    return torch.stack(
+        [(x[..., 0::2] + sign * x[..., 1::2]) / 2 for x in (low, high) for sign in (1, -1)]
+    )
 
 
 class Lpips(nn.Module):

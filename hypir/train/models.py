@@ -14,6 +14,7 @@ from hypir.encoder import ENCODER_PREFIXES, host_names
 from hypir.priors import PRIORS, Prior
 from hypir.weight_files import read_tensors, write_tensors
 
+from .klt import start_as_transform
 from .recipes import Recipe
 from .small_models import small_network, small_vae, tiny_network, tiny_vae
 
@@ -154,6 +155,7 @@ def _tiny_base(recipe: Recipe) -> Base:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network, vae = tiny_network(recipe.depth), tiny_vae()
+    start_as_transform(vae)
     # The velocity starts at zero, that is at a loss of 2.
     nn.init.zeros_(network.proj_out.weight)
     nn.init.zeros_(network.proj_out.bias)

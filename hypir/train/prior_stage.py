@@ -19,7 +19,7 @@ from hypir.noise import standard_normal
 from hypir.weight_files import write_tensors
 
 from .data import Batch, derive_seed
-from .generator import Encoder, call_network, decode, shifted_positions
+from .generator import call_network, decode, frozen_encoder, shifted_positions
 from .loop import Ema, add_up, make_optimizer, settle, synced, update
 from .models import DTYPES, PRIOR_FILE, Base, Condition, load_base
 from .recipes import Recipe
@@ -44,6 +44,7 @@ class PriorStage:
     """See loop.Stage."""
 
     name = "prior"
+    degrades = False
 
     def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
         self._recipe, self._accelerator = recipe, accelerator
@@ -54,7 +55,7 @@ class PriorStage:
                 f"--stages"
             )
         device = accelerator.device
-        self._encoder = Encoder(base.vae, base.prior).requires_grad_(False).eval().to(device)
+        self._encoder = frozen_encoder(base.vae, base.prior).to(device)
         self._vae, self._text, self.prior = base.vae.to(device), base.text.to(device), base.prior
         self.flow = Flow(base).requires_grad_(True).train()
         if recipe.gradient_checkpointing:
@@ -69,7 +70,7 @@ class PriorStage:
         sums: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
             with synced(self._accelerator, self._f, i == count - 1), self._accelerator.autocast():
-                loss = self._loss(batch)
+                loss = self._loss(batch, step)
                 self._accelerator.backward(loss / count)
             add_up(sums, {"loss": loss})
         values = settle(self._accelerator, sums, count)
@@ -96,11 +97,11 @@ class PriorStage:
             write_tensors(path, state, {"hypir.prior": self.prior.name})
         return [path]
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch, step: int) -> Tensor:
         with torch.no_grad():
             z = self._encoder(batch.target).float()
             condition = self._text.encode(batch.captions, z.device)
-        seeds = [derive_seed(self._recipe.seed, "flow", n) for n in batch.numbers]
+        seeds = [derive_seed(self._recipe.seed, f"flow of step {step}", n) for n in batch.numbers]
         eps = torch.stack([standard_normal(z.shape[1:], seed) for seed in seeds]).to(z)
         draws = [np.random.default_rng(seed) for seed in seeds]
         s = z.new_tensor([1 / (1 + math.exp(-d.standard_normal())) for d in draws])

@@ -135,6 +135,8 @@ class Recipe:
     """State dict of torchvision's vgg16, for machines without the hub."""
     pyramid: float = 0.0
     """Weight of the Laplacian-pyramid term."""
+    energy: float = 0.0
+    """Weight of the amount of detail (Haar bands), in the autoencoder and the adversarial stage."""
     gan: float = 0.5
     """Weight of the adversarial term."""
     gan_loss: str = "bce"
@@ -262,6 +264,7 @@ def tiny(**changes) -> Recipe:
         "random_positions": True,
         "lpips": 0.0,
         "pyramid": 2.0,
+        "energy": 1.0,
         "gan": 0.05,
         "discriminator": "unet",
         "discriminator_rate": 5.0,

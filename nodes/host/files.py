@@ -1,8 +1,19 @@
 """Weight files through the host's own safe reader and folders."""
 
+from pathlib import Path
+
 import comfy.utils
 import folder_paths
 from torch import Tensor
+
+EMBEDDED = Path(__file__).resolve().parents[2] / "models"
+"""The small model that comes with the pack, in the host's folder names."""
+
+
+def register_embedded_models() -> None:
+    """Let the host's loaders list the small model, after the user's own files."""
+    for folder in sorted(path for path in EMBEDDED.iterdir() if path.is_dir()):
+        folder_paths.add_model_folder_path(folder.name, str(folder))
 
 
 def load_with_host(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:

@@ -1,0 +1,148 @@
+"""A TAESD-layout autoencoder that starts as a transform codec instead of from noise.
+
+The encoder is the Karhunen-Loeve transform (KLT, principal components) of 8x8 px blocks: no linear
+code of as few values keeps more of a block. Its strided layers sort pixels into channels and its
+blocks are the identity; later training is free to change all of it. Its latents have about zero
+mean and unit deviation. The decoder begins as the enlarged mean colours and learns the rest.
+
+The covariance is that of a first-order Markov field, exp(-distance / length), times one of colours:
+the textbook's model of photographs (Jain, Fundamentals of Digital Image Processing, 1989), so that
+it needs no data.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BLOCK = 8
+"""Pixels of a side that one latent stands for."""
+CORRELATION_LENGTH = 12.0
+"""Of the Markov field, in pixels."""
+VARIANCES = (0.17, 0.012, 0.006)
+"""Of pixels in [0, 1] along the grey axis and the two of colour."""
+AXES = ((1, 1, 1), (1, 0, -1), (1, -2, 1))
+"""In RGB: the KLT of colours of photographs (Ohta, Kanade, Sakai 1980)."""
+COLOR_ROOM = 1.8
+"""Factor on the deviations of colours: they vary less within a picture than between pictures."""
+KEPT = 32
+"""Components that reach the encoder's last blocks; the latent takes the first of them."""
+OFFSET = 4.0
+"""Deviations by which components are lifted, so that the blocks' ReLU lets them pass."""
+
+
+def principal_components(count: int) -> tuple[Tensor, Tensor]:
+    """The first components of an 8x8 px block.
+
+    Returns:
+        Rows (count, 8, 8, 3) of unit norm, indexed by row, column and colour, by falling deviation;
+        and the deviations (count,), those of colours times COLOR_ROOM. The largest entry of a row
+        is positive.
+    """
+    place = torch.arange(BLOCK, dtype=torch.float64)
+    y, x = torch.meshgrid(place, place, indexing="ij")
+    points = torch.stack([y.flatten(), x.flatten()], dim=1)
+    space = torch.exp(-torch.cdist(points, points) / CORRELATION_LENGTH)
+    axes = torch.tensor(AXES, dtype=torch.float64)
+    axes = axes / axes.norm(dim=1, keepdim=True)
+    colors = axes.T @ torch.diag(torch.tensor(VARIANCES, dtype=torch.float64)) @ axes
+    values, vectors = torch.linalg.eigh(torch.kron(space, colors))
+    rows = vectors.T.flip(0)[:count]
+    largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
+    rows = rows * largest.sign()
+    deviations = values.flip(0)[:count].clamp(min=0).sqrt()
+    rows = rows.reshape(count, BLOCK, BLOCK, 3)
+    is_color = (rows @ axes[0]).flatten(1).norm(dim=1) < 0.5
+    deviations = torch.where(is_color, COLOR_ROOM * deviations, deviations)
+    return rows.float(), deviations.float()
+
+
+def transform(pixels: Tensor, count: int) -> Tensor:
+    """The latents (B, count, H/8, W/8) of pixels in [-1, 1] that such an encoder gives, at once."""
+    rows, deviations = principal_components(count)
+    filters = (rows / deviations[:, None, None, None]).movedim(-1, 1).to(pixels)
+    components = F.conv2d((pixels + 1) / 2, filters, stride=BLOCK)
+    zero = (OFFSET + filters.sum(dim=(1, 2, 3)) / 2)[:, None, None]  # of mid grey
+    return F.relu(components + OFFSET) - zero
+
+
+class Transform(nn.Module):
+    """The encoder of an autoencoder that still is the transform, at a thousandth of its cost."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, pixels: Tensor, seeds: list[int] | None = None) -> Tensor:
+        """Latents of pixels in [-1, 1]; `seeds` are for posteriors, of which there is none."""
+        return transform(pixels, self.channels)
+
+
+@torch.no_grad()
+def is_transform(vae: nn.Module) -> bool:
+    """Whether an AutoencoderTiny encodes as the transform does, to the precision of its file."""
+    weight = vae.encoder.layers[0].weight
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    pixels = F.avg_pool2d(pixels, 5, 1, 2).to(weight)
+    latents = vae.encoder(pixels).float()
+    closed = transform(pixels.float(), vae.config.latent_channels)
+    return torch.allclose(latents, closed, atol=0.02)
+
+
+@torch.no_grad()
+def start_as_transform(vae: nn.Module) -> None:
+    """Set the weights of diffusers' AutoencoderTiny (64 wide) so; others are left as they are."""
+    latent = vae.config.latent_channels
+    rows, deviations = principal_components(KEPT)
+    encoder = [m for m in vae.encoder.layers if isinstance(m, nn.Conv2d)]
+    _identity(encoder[0], 3)
+    _gather(encoder[1], _one_hot(3))
+    _gather(encoder[2], _one_hot(12))
+    _gather(encoder[3], _as_quarters(rows / deviations[:, None, None, None]))
+    lift = vae.encoder.layers[11].conv[-1].bias
+    lift[:KEPT] = OFFSET
+    last = encoder[4]
+    last.weight.zero_()
+    _identity(last, latent)
+    grey = rows.sum(dim=(1, 2, 3)) / 2 / deviations
+    last.bias.copy_(-(OFFSET + grey[:latent]))
+
+    decoder = [m for m in vae.decoder.layers if isinstance(m, nn.Conv2d)]
+    first = decoder[0]
+    means = rows.mean(dim=(1, 2)) * deviations[:, None]  # (component, colour)
+    lines = torch.cat([means[:latent].T, torch.eye(latent), -torch.eye(latent)])
+    first.weight[: len(lines)] = 0.0
+    first.weight[: len(lines), :, 1, 1] = lines
+    first.bias[:3] = 0.5
+    smooth = torch.tensor([0.25, 0.5, 0.25])  # after the nearest enlargement: bilinear
+    for conv in decoder[1:-1]:
+        conv.weight[:3] = 0.0
+        conv.weight[range(3), range(3)] = smooth[:, None] * smooth[None]
+    decoder[-1].weight.zero_()
+    _identity(decoder[-1], 3)
+    decoder[-1].bias.zero_()
+
+
+def _identity(conv: nn.Conv2d, count: int) -> None:
+    """The first channels pass as they are."""
+    conv.weight[:count] = 0.0
+    conv.weight[range(count), range(count), 1, 1] = 1.0
+
+
+def _gather(conv: nn.Conv2d, matrix: Tensor) -> None:
+    """A strided layer that multiplies the four places of a 2x2 square by (out, 4, in)."""
+    out, _, channels = matrix.shape
+    conv.weight[:out] = 0.0
+    squares = matrix.reshape(out, 2, 2, channels).permute(0, 3, 1, 2)
+    conv.weight[:out, :channels, 1:, 1:] = squares
+
+
+def _one_hot(channels: int) -> Tensor:
+    """Every place's channels after one another."""
+    return torch.eye(4 * channels).reshape(4 * channels, 4, channels)
+
+
+def _as_quarters(rows: Tensor) -> Tensor:
+    """(count, 8, 8, 3) to (count, 4, 48), in the order in which two _one_hot layers sort pixels."""
+    count = len(rows)
+    split = rows.reshape(count, 2, 2, 2, 2, 2, 2, 3)  # row: y2 y1 y0, column: x2 x1 x0
+    return split.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(count, 4, 48)
