@@ -6,7 +6,7 @@ weights sum to one at every cell, so tiling a pointwise function changes nothing
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from math import ceil, pi
@@ -125,6 +125,17 @@ class TileCost:
     """Least overlap of neighbours."""
     align: int
     """Sides of a tile that does not span its axis are multiples of this."""
+    bound: int | None = None
+    """Longest side that the stage can take at all, None = any."""
+
+    def bounded(self, bound: int) -> "TileCost":
+        """The same stage where no tile can be longer than `bound` (a table of positions)."""
+        return replace(
+            self,
+            smallest=min(self.smallest, bound),
+            largest=min(self.largest, bound),
+            bound=bound,
+        )
 
     def of(self, height: int, width: int) -> float:
         """TFLOP of one tile."""
@@ -281,6 +292,11 @@ def _check_asked(tile: int, cost: TileCost, overlap: int) -> None:
         raise ValueError(
             f"tile_size must be a multiple of {cost.align * CELL_PX} px and at least "
             f"{2 * cost.align * CELL_PX} px here, got {px}; use 0 to have it planned"
+        )
+    if cost.bound is not None and tile > cost.bound:
+        raise ValueError(
+            f"tile_size must be at most {cost.bound * CELL_PX} px for this model, whose table of "
+            f"positions ends there, got {px}; lower it, or use 0 to have it planned"
         )
     if overlap > tile - cost.align:
         raise ValueError(

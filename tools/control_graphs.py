@@ -50,6 +50,8 @@ class Setting:
     match_photo: bool = False
     """Give HYPIR Match Texture the good photo in the place of a restored picture."""
     posterior_seed: int | None = None
+    tile_size: int = 0
+    """Of encoding, step and decoding, in pixels; 0 = planned."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Lab:
         workflow: Path = WORKFLOW,
         encoder_name: str = "",
         without_clip: bool = False,
+        preset: str = "medium",
     ) -> None:
         """Upload the photo, and take the loaders from the workflow.
 
@@ -126,6 +129,7 @@ class Lab:
             scale: how much smaller the degraded picture is.
             workflow: as the page saves it, with one each of our nodes.
             encoder_name: of a trained encoder, if HYPIR Encode shall have one.
+            preset: of HYPIR Degrade.
             without_clip: give the step the zero token in the place of the workflow's text.
         """
         self.server, self.weights, self.prior = server, weights, weights.prior
@@ -142,8 +146,9 @@ class Lab:
             inputs = {"model": restore["model"], "text": "", "texture": "off"}
             self.workflow["text"] = {"class_type": "HYPIRConditioning", "inputs": inputs}
             restore["positive"] = ["text", 0]
+        self.method = self.inputs("ImageScaleBy")["upscale_method"]
         height, width = (side - side % SIDE_MULTIPLE for side in photo.shape[:2])
-        self.photo, self.scale = photo[:height, :width], scale
+        self.photo, self.scale, self.preset = photo[:height, :width], scale, preset
         self.height, self.width = height, width
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "photo.png"
@@ -174,10 +179,11 @@ class Lab:
         """The degraded photo at the size of the good one."""
         photo = graph.add("LoadImage", image=self.photo_name)
         small = graph.add(
-            "HYPIRDegrade", image=photo, preset="medium", scale=self.scale, seed=DEGRADE_SEED
+            "HYPIRDegrade", image=photo, preset=self.preset, scale=self.scale, seed=DEGRADE_SEED
         )
-        method = "lanczos"
-        return graph.add("ImageScaleBy", image=small, upscale_method=method, scale_by=self.scale)
+        return graph.add(
+            "ImageScaleBy", image=small, upscale_method=self.method, scale_by=self.scale
+        )
 
     def left_half(self, graph: Graph) -> Link:
         size = {"height": self.height, "width": self.width}
@@ -207,7 +213,8 @@ class Lab:
     def _add(self, graph: Graph, setting: Setting) -> dict[str, Link]:
         """The nodes of one setting; the links of everything that Result holds."""
         image, model = self.enlarged(graph), self._model(graph, setting.lora)
-        encode = self.inputs("HYPIREncode") | {"image": image}
+        tiles = {"tile_size": setting.tile_size}
+        encode = self.inputs("HYPIREncode") | {"image": image, **tiles}
         if setting.posterior_seed is not None:
             encode |= {"posterior": "sample", "seed": setting.posterior_seed}
         encoded = latent = graph.add("HYPIREncode", **encode)
@@ -222,9 +229,9 @@ class Lab:
             latent = graph.add("SetLatentNoiseMask", samples=latent, mask=mask)
         positive = self._text(graph, model, setting.richness)
         restore = {"samples": latent, "model": model, "positive": positive}
-        restore = self.inputs("HYPIRRestore") | restore | {"timestep": setting.timestep}
+        restore = self.inputs("HYPIRRestore") | restore | {"timestep": setting.timestep, **tiles}
         restored = graph.add("HYPIRRestore", **restore)
-        decode = self.inputs("HYPIRDecode") | {"samples": restored, "reference": image}
+        decode = self.inputs("HYPIRDecode") | {"samples": restored, "reference": image, **tiles}
         picture = graph.add("HYPIRDecode", **decode)
         if setting.match is not None:
             if setting.match_photo:

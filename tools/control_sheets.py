@@ -59,7 +59,7 @@ def inputs(lab: Lab) -> Section:
         "What goes in",
         f"A photograph of {lab.width}x{lab.height} px, made {lab.scale} times smaller by HYPIR "
         f"Degrade (medium, seed {DEGRADE_SEED}) and enlarged again by ComfyUI's Upscale Image By "
-        f"(lanczos). HYPIR Measure Texture reads {richness:.3f} on the enlarged picture, "
+        f"({lab.method}). HYPIR Measure Texture reads {richness:.3f} on the enlarged picture, "
         f"{result.richness:.3f} on the restored one. All sheets show the middle of it.",
         "inputs",
         [list(zip((lab.photo, degraded, result.pictures[0]), INPUTS, strict=True))],

@@ -87,10 +87,10 @@ class Restoration:
             "HYPIRLoadEncoder", vae=self.vae, encoder_name=TINY_ENCODER.name
         )["VAE"]
 
-    def enlarge(self, image: Output, scale: float = 4.0) -> Output:
-        return self.graph.add(
-            "ImageScaleBy", image=image, upscale_method="lanczos", scale_by=scale
-        )["IMAGE"]
+    def enlarge(self, image: Output, scale: float = 4.0, method: str = "lanczos") -> Output:
+        return self.graph.add("ImageScaleBy", image=image, upscale_method=method, scale_by=scale)[
+            "IMAGE"
+        ]
 
     def prompt(self, text: str | Output = "") -> Output:
         return self.graph.add("CLIPTextEncode", clip=self.clip, text=text)["CONDITIONING"]

@@ -27,7 +27,7 @@ WORKFLOWS = ROOT / "workflows"
 def start_here(graph: Graph) -> None:
     r = Restoration(graph)
     r.load_small(notes.START, notes.START_NEXT)
-    large = r.enlarge(r.photo["IMAGE"])
+    large = r.enlarge(r.photo["IMAGE"], method="bicubic")  # as in its training
     graph.column()
     positive = graph.add("HYPIRConditioning", model=r.model)["CONDITIONING"]
     latent = graph.add("HYPIREncode", image=large, vae=r.encoder)["LATENT"]

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hypir.metrics import haar
+
 PYRAMID_LEVELS = 4
 CHROMA_PX = 8
 """Chroma is compared in means of this side: it is learnt last, and there first."""
@@ -52,21 +54,12 @@ def energy_loss(result: Tensor, target: Tensor) -> Tensor:
     cannot be predicted is left out; this one is least where it is made up in the right amount.
     """
     loss = result.new_zeros(())
+    result, target = result.flatten(0, 1), target.flatten(0, 1)
     for _ in range(ENERGY_LEVELS):
-        result, target = haar(result), haar(target)
-        have, want = (F.avg_pool2d(x[1:].abs().flatten(0, 1), ENERGY_PX) for x in (result, target))
+        (result, have), (target, want) = haar(result), haar(target)
+        have, want = (F.avg_pool2d(bands.abs(), ENERGY_PX) for bands in (have, want))
         loss = loss + (have - want).abs().mean()
-        result, target = result[0], target[0]
     return loss
-
-
-def haar(pixels: Tensor) -> Tensor:
-    """(B, C, H, W) to (4, B, C, H/2, W/2): mean of each 2x2 square, and its three differences."""
-    a, b = pixels[..., 0::2, :], pixels[..., 1::2, :]
-    low, high = (a + b) / 2, (a - b) / 2
-    return torch.stack(
-        [(x[..., 0::2] + sign * x[..., 1::2]) / 2 for x in (low, high) for sign in (1, -1)]
-    )
 
 
 class Lpips(nn.Module):

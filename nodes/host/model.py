@@ -10,6 +10,7 @@ import comfy.supported_models
 import torch
 
 from ...hypir.priors import PRIORS, Prior
+from ...hypir.tiling import TileCost
 from ...hypir.weights import HypirWeights, check_shapes, read_weights
 from .files import load_with_host
 
@@ -65,6 +66,18 @@ def detect_prior(model) -> Prior:
         f"HYPIR works on {'; '.join(p.title for p in PRIORS.values())}, but this model is "
         f"{_model_name(base)} with {prediction or 'another'} prediction; load one of those"
     )
+
+
+def tile_cost(model, prior: Prior) -> TileCost:
+    """What the step costs on this MODEL: its prior's, within its own table of positions.
+
+    SD3's networks have such a table, (side, side) patches; a tile beyond it fails in the host.
+    """
+    network = model.model.diffusion_model
+    side = getattr(network, "pos_embed_max_size", None)
+    if side is None:
+        return prior.tile
+    return prior.tile.bounded(side * network.x_embedder.patch_size[0])
 
 
 def text_widths(model) -> TextWidths:

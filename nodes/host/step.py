@@ -14,7 +14,7 @@ from ...hypir.image import count_not_finite, resize
 from ...hypir.noise import latent_mask
 from ...hypir.one_step import OneStep, flow_input_scale, restore_latent
 from ...hypir.priors import Prior
-from ...hypir.tiling import CELL_PX, Tile, TilePlan, plan_tiles
+from ...hypir.tiling import CELL_PX, Tile, TileCost, TilePlan, plan_tiles
 from .conditions import are_spatial, check_conditions, conditions_of_tiles, differ_by_item
 from .memory import (
     check_cancelled,
@@ -23,7 +23,7 @@ from .memory import (
     run_on_ladder,
     show_progress_text,
 )
-from .model import ATTACHMENT, Settings, detect_prior, settings_of
+from .model import ATTACHMENT, Settings, detect_prior, settings_of, tile_cost
 
 log = logging.getLogger(__name__)
 
@@ -56,17 +56,26 @@ def host_sigma(prior: Prior, step: OneStep) -> float:
 class OneStepSampler(comfy.samplers.Sampler):
     """HYPIR's step as the host's SAMPLER: no noise is added, the latent itself is x_t."""
 
-    def __init__(self, settings: Settings, step: OneStep, tile: int, overlap: int, tile_batch: int):
+    def __init__(
+        self,
+        settings: Settings,
+        step: OneStep,
+        cost: TileCost,
+        tile: int,
+        overlap: int,
+        tile_batch: int,
+    ):
         self.settings = settings
         self.prior = settings.prior
         self.step = step
+        self.cost = cost
         self.tile = tile
         self.overlap = overlap
         self.tile_batch = tile_batch
 
     def plan(self, height: int, width: int, limit: int | None = None) -> TilePlan:
         """Tiles of the network over a latent of this size."""
-        return plan_tiles(height, width, self.prior.tile, self.tile, self.overlap, limit)
+        return plan_tiles(height, width, self.cost, self.tile, self.overlap, limit)
 
     def sample(
         self, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask=None, _=False
@@ -144,8 +153,9 @@ def make_sampler(
     """SAMPLER and SIGMAS of the one step on this MODEL."""
     settings = settings_of(model)
     step = make_step(settings, timestep, coefficient_timestep)
-    plan_tiles(1, 1, settings.prior.tile, tile, overlap)  # says now what is wrong with the tiles
-    sampler = OneStepSampler(settings, step, tile, overlap, tile_batch)
+    cost = tile_cost(model, settings.prior)
+    plan_tiles(1, 1, cost, tile, overlap)  # says now what is wrong with the tiles
+    sampler = OneStepSampler(settings, step, cost, tile, overlap, tile_batch)
     return sampler, torch.tensor([host_sigma(settings.prior, step), 0.0])
 
 
