@@ -1,4 +1,4 @@
-"""Command line: inspect, convert, train, caption, evaluate, plot.
+"""Command line: inspect, convert, train, caption, evaluate, experiments, plot.
 
 `python -m hypir COMMAND --help` explains each. The commands of training are imported only when they
 are asked for: weights can be inspected without diffusers.

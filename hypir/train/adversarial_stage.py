@@ -99,7 +99,11 @@ class AdversarialStage:
             condition = self._text.encode(batch.captions, batch.target.device)
             z = self._encoder(batch.degraded, self._posterior(batch)).float()
             x0 = self.generator(z, condition.tokens, condition.pooled, batch.richness)
-            return decode(self._vae, self.prior, x0).float()
+            return self.decode(x0)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Pixels of clean latents."""
+        return decode(self._vae, self.prior, x0).float()
 
     def export(self, folder: Path) -> list[Path]:
         """The averaged LoRA and richness token."""
@@ -116,7 +120,7 @@ class AdversarialStage:
         without = bool(draw.random() < self._recipe.texture_drop)
         with self._positions(draw):
             x0 = self._g(z, condition.tokens, condition.pooled, batch.richness, without).float()
-        pixels = decode(self._vae, self.prior, x0).float()
+        pixels = self.decode(x0)
         terms = {}
         if self._recipe.mse:
             terms["mse"] = F.mse_loss(pixels, batch.target)

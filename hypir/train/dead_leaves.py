@@ -15,6 +15,11 @@ from PIL import Image, ImageDraw, ImageFilter
 
 SUPERSAMPLING = 2
 POWER = 3.0  # of the density of sizes
+TEXTURES = ("rough", "smooth", "stripes", "checks")
+"""Noise of two exponents, and waves along one direction or two."""
+STRONG = 0.2
+"""Contrast of a texture that stands alone."""
+TEXTURE_SHARES = (0.45, 0.2, 0.2, 0.15)
 SMALLEST_PX, LARGEST_SHARE = 2.0, 0.4  # radii: from, to (share of the canvas side)
 
 
@@ -24,11 +29,12 @@ class LeafCanvas:
     CROPS = 12
     """Crops that one canvas gives; side of the canvas = 3 crops."""
 
-    def __init__(self, seed: int, number: int, crop: int):
+    def __init__(self, seed: int, number: int, crop: int, texture: str = ""):
+        """`texture`: one of TEXTURES that every shape shows strongly; "" = mixed."""
         self.number = number
         self._crop = crop
         rng = np.random.default_rng([seed, number])
-        self._canvas = paint(rng, 3 * crop)
+        self._canvas = paint(rng, 3 * crop, texture)
         self._places = rng.integers(0, 2 * crop + 1, (self.CROPS, 2))
 
     def crop(self, place: int) -> np.ndarray:
@@ -37,11 +43,11 @@ class LeafCanvas:
         return self._canvas[y : y + self._crop, x : x + self._crop]
 
 
-def paint(rng: np.random.Generator, side: int) -> np.ndarray:
+def paint(rng: np.random.Generator, side: int, texture: str = "") -> np.ndarray:
     """A square picture (side, side, 3) uint8."""
     big = side * SUPERSAMPLING
     order, shapes = _arrange(rng, big)
-    picture = _colour(rng, order, shapes, big)
+    picture = _colour(rng, order, shapes, big, texture)
     picture *= _shadows(rng, order)[..., None]
     picture *= _light(rng, big)[..., None]
     picture = picture.reshape(side, SUPERSAMPLING, side, SUPERSAMPLING, 3).mean(axis=(1, 3))
@@ -120,14 +126,16 @@ def _writing(draw, rng, side: int, count: int) -> int:
     return count
 
 
-def _colour(rng, order: np.ndarray, count: int, side: int) -> np.ndarray:
+def _colour(rng, order: np.ndarray, count: int, side: int, only: str) -> np.ndarray:
     """Every shape with a colour of the palette, a gradient and a texture; (side, side, 3)."""
     shapes = count + 1
     palette = _palette(rng)
     base = palette[rng.integers(0, len(palette), shapes)] + rng.normal(0, 0.04, (shapes, 3))
     across = rng.normal(0, 0.25, (shapes, 2)).astype(np.float32)
     strength = (0.35 * rng.random(shapes) ** 3 * (rng.random(shapes) < 0.7)).astype(np.float32)
-    kind = rng.choice(4, shapes, p=(0.45, 0.2, 0.2, 0.15))
+    kind = rng.choice(len(TEXTURES), shapes, p=TEXTURE_SHARES)
+    if only:
+        kind[:], strength[:] = TEXTURES.index(only), STRONG
     period = np.exp(rng.uniform(math.log(3), math.log(40), shapes)) * SUPERSAMPLING
     angle = rng.uniform(0, math.pi, shapes)
     wave = (np.stack([np.sin(angle), np.cos(angle)], 1) * 2 * math.pi / period[:, None]).astype(

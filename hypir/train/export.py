@@ -72,6 +72,23 @@ def hypir_weights(generator: Generator, tensors: Mapping[str, Tensor]) -> HypirW
     )
 
 
+@torch.no_grad()
+def put_weights(
+    generator: Generator, weights: HypirWeights, tensors: Mapping[str, Tensor] | None = None
+) -> None:
+    """The inverse of hypir_weights: a file's content into a generator's parameters, in place.
+
+    Args:
+        tensors: where to put them, by name: the generator's own by default, or its averages.
+    """
+    own = dict(generator.named_parameters()) if tensors is None else tensors
+    for module, (up, down) in weights.lora.items():
+        own[f"network.{module}{UP}"].copy_(up)
+        own[f"network.{module}{DOWN}"].copy_(down)
+    for key in _TEXTURE if weights.texture is not None else ():
+        own[f"texture.layers.{key.replace('.', '_')}"].copy_(weights.texture[key])
+
+
 def export_generator(
     generator: Generator,
     path: Path,

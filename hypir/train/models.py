@@ -4,6 +4,7 @@ The small ones are of the real classes and small enough for a CPU; the host reco
 """
 
 import logging
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hypir.encoder import ENCODER_PREFIXES, host_names
+from hypir.noise import standard_normal
 from hypir.priors import PRIORS, Prior
 from hypir.weight_files import read_tensors, write_tensors
 
@@ -50,10 +52,14 @@ class Text:
 
     @torch.no_grad()
     def encode(self, captions: list[str], device: torch.device) -> Condition:
-        """Conditions of captions; without text encoders these do not count (the zero token)."""
+        """Conditions of captions.
+
+        Without text encoders the empty caption is the zero token, as the nodes give it, and any
+        other a random one of its own, always the same, that stands for nothing yet.
+        """
         if self._pipeline is None:
             token, pooled = self._widths
-            zeros = torch.zeros(len(captions), 1, token, device=device)
+            zeros = torch.stack([_own_token(c, token) for c in captions]).to(device)
             vector = torch.zeros(len(captions), pooled, device=device) if pooled else None
             return Condition(zeros, vector)
         if any(captions):
@@ -221,6 +227,13 @@ def _text_only(pipeline):
             getattr(pipeline, name).requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _own_token(caption: str, width: int) -> Tensor:
+    """(1, width), standard normal."""
+    if not caption:
+        return torch.zeros(1, width)
+    return standard_normal((1, width), zlib.crc32(caption.encode()))
 
 
 def _encode(pipeline, captions: list[str], device: torch.device) -> Condition:

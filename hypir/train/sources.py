@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
-from .dead_leaves import LeafCanvas
+from .dead_leaves import TEXTURES, LeafCanvas
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 PATH_COLUMNS = ("image", "path", "file_name", "filename", "file")
@@ -51,8 +51,8 @@ def open_source(text: str, crop: int, seed: int) -> tuple[Source, float]:
     path, weight = _split_weight(text)
     if weight <= 0:
         raise ValueError(f"the weight of a data source must be above 0, got {text!r}")
-    if path == LEAVES:
-        return LeafSource(crop, seed), weight
+    if path.startswith(LEAVES) and path.removeprefix(LEAVES) in ("", *TEXTURES):
+        return LeafSource(crop, seed, path.removeprefix(LEAVES)), weight
     place = Path(path)
     if place.suffix in (".csv", ".jsonl", ".parquet") and place.is_file():
         return TableSource(place), weight
@@ -175,10 +175,10 @@ class ShardSource:
 class LeafSource:
     """Dead leaves without end; neighbouring numbers are crops of one canvas."""
 
-    name = LEAVES
-
-    def __init__(self, crop: int, seed: int):
-        self._crop, self._seed = crop, seed
+    def __init__(self, crop: int, seed: int, texture: str = ""):
+        """`texture`: one of TEXTURES for all shapes, which is then the caption."""
+        self.name = LEAVES + texture
+        self._crop, self._seed, self._texture = crop, seed, texture
         self._canvas: LeafCanvas | None = None
 
     def __len__(self) -> int:
@@ -186,14 +186,14 @@ class LeafSource:
 
     def label(self, index: int) -> str:
         """For messages."""
-        return f"{LEAVES}{index}"
+        return f"{self.name} {index}"
 
     def read(self, index: int) -> tuple[np.ndarray, str]:
-        """A picture of the crop's size, without a caption."""
+        """A picture of the crop's size, and its texture where it has one only."""
         number, place = divmod(index, LeafCanvas.CROPS)
         if self._canvas is None or self._canvas.number != number:
-            self._canvas = LeafCanvas(self._seed, number, self._crop)
-        return self._canvas.crop(place), ""
+            self._canvas = LeafCanvas(self._seed, number, self._crop, self._texture)
+        return self._canvas.crop(place), self._texture
 
 
 def _split_weight(text: str) -> tuple[str, float]:

@@ -114,16 +114,10 @@ def test_the_four_files_of_the_tiny_stack_load_in_the_host(run, host, make_recip
     train(recipe, make_accelerator(recipe, cpu=True))
     out = Path(recipe.out)
     stage = MAKERS["adversarial"](recipe, make_accelerator(recipe, cpu=True))
+    from hypir.train.export import put_weights
     from hypir.weights import read_weights
 
-    weights = read_weights(out / "tiny_lora.safetensors")
-    shadow = stage.ema.shadow
-    for module, (up, down) in weights.lora.items():
-        shadow[f"network.{module}.lora_B.default.weight"].copy_(up)
-        shadow[f"network.{module}.lora_A.default.weight"].copy_(down)
-    for key, value in weights.texture.items():
-        if key != "frequencies":
-            shadow[f"texture.layers.{key.replace('.', '_')}"].copy_(value)
+    put_weights(stage.generator, read_weights(out / "tiny_lora.safetensors"), stage.ema.shadow)
     batch = Feed(recipe, torch.device("cpu")).next()
     want = (stage.result(batch).movedim(1, -1) + 1) / 2
 

@@ -1,0 +1,1 @@
+"""What the paper claims of HYPIR, tested at the size of the small model."""

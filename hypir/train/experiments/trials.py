@@ -1,0 +1,216 @@
+"""Short runs of the adversarial stage, and what is measured of what they make.
+
+Every trial is one recipe and one seed; what it gave is kept in a file, so that experiments which
+share a trial train it once, and a run that was stopped goes on.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hypir.degradation_presets import PRESETS
+from hypir.metrics import band_correlations, detail_ratio
+from hypir.noise import inject_noise
+from hypir.texture import laplacian_response, luma, measure_richness
+from hypir.weights import read_weights
+
+from ..adversarial_stage import AdversarialStage
+from ..data import Batch, degrade_and_enlarge, derive_seed
+from ..dead_leaves import LeafCanvas
+from ..export import put_weights
+from ..loop import run_stage
+from ..recipes import Phase, Recipe, tiny
+from ..run import make_accelerator
+from ..validation import to_image
+
+log = logging.getLogger(__name__)
+
+FILES = {
+    "autoencoder_file": "vae/hypir_tiny_vae.safetensors",
+    "prior_file": "diffusion_models/hypir_tiny.safetensors",
+    "encoder_file": "vae/hypir_tiny_encoder.safetensors",
+}
+LORA = "loras/hypir_tiny_lora.safetensors"
+HELD_OUT_SEED = 900_001
+"""Of canvases that no training draws."""
+CROP, COUNT = 128, 8
+"""Of the pictures that are measured: side in pixels, number per preset."""
+STRENGTHS = ("light", "medium", "heavy")
+NOISE, DRAWS = 0.5, 4
+"""Of the spread: strength of injected noise, and how many seeds."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where the model lies, where results are kept, how long trials are."""
+
+    model: Path
+    out: Path
+    steps: int
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def recipe(self, seed: int, **changes) -> Recipe:
+        """A short run of the adversarial stage."""
+        phases = {"adversarial": (Phase(self.steps, 8, 2e-4),)}
+        files = {field: str(self.model / name) for field, name in FILES.items()}
+        values = {"stages": ("adversarial",), "seed": seed, "crop": 64, "pool": 32}
+        values |= {"ema": 0.97, "warmup": 20, "precision": "no", "export": "fp32", "probe_every": 0}
+        values |= {"checkpoint_every": 10**6, "out": str(self.out / "run")}
+        return tiny(**{**values, **phases, **files, **changes})
+
+    def stage(self, recipe: Recipe, lora: Path | None = None) -> AdversarialStage:
+        """The stage of a recipe, with the weights of a LoRA file if one is given."""
+        stage = AdversarialStage(recipe, make_accelerator(recipe))
+        if lora is not None:
+            put_weights(stage.generator, read_weights(lora), stage.ema.shadow)
+        return stage
+
+    def trained(self) -> AdversarialStage:
+        """The small model as it is shipped."""
+        lora = self.model / LORA
+        return self.stage(self.recipe(0, rank=read_weights(lora).rank), lora)
+
+    def trial(self, seed: int, measure: Callable[..., dict] | None = None, **changes) -> dict:
+        """What a trial gave; from its file, if it was run before.
+
+        Args:
+            seed: of the run.
+            measure: of the trained stage; judge by default.
+            changes: fields of the recipe.
+
+        Returns:
+            "curves": values of every step by name, with "psnr" by step; and what `measure` gives.
+        """
+        recipe = self.recipe(seed, **changes)
+        told = {k: v for k, v in recipe.to_dict().items() if k != "out"}
+        told |= {field: _digest(told[field]) for field in FILES}
+        told["measure"] = (measure or judge).__qualname__
+        key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        file = self.out / f"{key}.json"
+        if file.is_file():
+            return json.loads(file.read_text("utf-8"))
+        log.info("trial %s: seed %d, %s", key, seed, changes or "as it is")
+        stage = self.stage(recipe)
+        curves = Curves(stage, held_out("medium"), max(1, self.steps // 6))
+        for path in (Path(recipe.out) / "checkpoints").rglob("*.*"):
+            path.unlink()  # of the trial before: each begins anew
+        run_stage(stage, recipe, stage._accelerator, curves)
+        result = {"curves": curves.values, **(measure or judge)(stage)}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(result), encoding="utf-8")
+        return result
+
+
+class Curves:
+    """A loop.Watcher that keeps every value, and the PSNR of held-out pictures now and then."""
+
+    def __init__(self, stage: AdversarialStage, batch: Batch, every: int):
+        self._stage, self._batch, self._every = stage, batch, every
+        self.values: dict[str, list[float]] = {"psnr": [], "psnr_step": []}
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """See loop.Watcher."""
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(float(value))
+        if step % self._every == 0:
+            self.values["psnr"].append(psnr(self._stage.result(self._batch), self._batch.target))
+            self.values["psnr_step"].append(step)
+
+    def validate(self, step: int, stage) -> None:
+        """See loop.Watcher."""
+
+    def close(self) -> None:
+        """See loop.Watcher."""
+
+
+def held_out(preset: str, seed: int = 0, texture: str = "", count: int = COUNT) -> Batch:
+    """Crops of dead leaves that no training sees, degraded by a preset of HYPIR Degrade."""
+    canvas_seed = HELD_OUT_SEED + seed
+    crops = [LeafCanvas(canvas_seed, i, CROP, texture).crop(0) for i in range(count)]
+    clean = torch.stack([torch.from_numpy(c.copy()) for c in crops]).movedim(-1, 1).float() / 255
+    seeds = [derive_seed(canvas_seed, preset, i) for i in range(count)]
+    degraded = degrade_and_enlarge(clean, 4, seeds, PRESETS[preset])
+    return Batch(
+        target=clean * 2 - 1,
+        degraded=degraded * 2 - 1,
+        captions=[texture] * count,
+        numbers=list(range(count)),
+        richness=measure_richness(clean.movedim(1, -1)),
+    )
+
+
+@torch.no_grad()
+def restore(
+    stage: AdversarialStage,
+    batch: Batch,
+    noise: float = 0.0,
+    seed: int = 0,
+    richness: Tensor | None = None,
+) -> Tensor:
+    """Pixels (B, 3, H, W) in [-1, 1] of the averaged weights, with the controls set."""
+    with stage._accelerator.autocast(), stage.ema.applied():
+        condition = stage._text.encode(batch.captions, batch.target.device)
+        z = stage._encoder(batch.degraded).float()
+        count = len(z)
+        z = inject_noise(z, [noise] * count, [derive_seed(seed, "draw", i) for i in range(count)])
+        asked = batch.richness if richness is None else richness
+        x0 = stage.generator(z, condition.tokens, condition.pooled, asked)
+        return stage.decode(x0)
+
+
+def judge(stage: AdversarialStage, seed: int = 0) -> dict:
+    """Measures of the restored held-out pictures.
+
+    Returns:
+        psnr and psnr_PRESET (dB), detail (Laplacian, to the target's), correlation (mean over the
+        Haar bands), variety (how much detail differs from picture to picture, to the targets'), and
+        spread (deviation over seeds of noise, of 255 levels).
+    """
+    values: dict[str, float] = {}
+    results, targets = [], []
+    for preset in STRENGTHS:
+        batch = held_out(preset, seed)
+        result = restore(stage, batch)
+        values[f"psnr_{preset}"] = psnr(result, batch.target)
+        values[f"input_{preset}"] = psnr(batch.degraded, batch.target)
+        results.append(to_image(result))
+        targets.append(to_image(batch.target))
+    have, want = torch.cat(results), torch.cat(targets)
+    values["psnr"] = sum(values[f"psnr_{p}"] for p in STRENGTHS) / len(STRENGTHS)
+    values["detail"] = float(detail_ratio(have, want).mean())
+    values["correlation"] = float(band_correlations(have, want).mean())
+    values["variety"] = float(_log_detail(have).std() / _log_detail(want).std())
+    values["spread"] = spread(stage, held_out("medium", seed), NOISE)
+    return values
+
+
+def spread(stage: AdversarialStage, batch: Batch, noise: float) -> float:
+    """Standard deviation over seeds of injected noise, in levels of 255."""
+    draws = torch.stack([restore(stage, batch, noise, seed) for seed in range(DRAWS)])
+    return float(draws.var(dim=0).mean().sqrt()) * 127.5
+
+
+def psnr(result: Tensor, target: Tensor) -> float:
+    """Of pixels in [-1, 1], in dB."""
+    return float(-10 * torch.log10(F.mse_loss(result.clamp(-1, 1), target) / 4))
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """For a table."""
+    tensor = torch.tensor(values, dtype=torch.float64)
+    return f"{tensor.mean():.3g} +- {tensor.std():.1g}" if len(values) > 1 else f"{values[0]:.3g}"
+
+
+def _log_detail(images: Tensor) -> Tensor:
+    return laplacian_response(luma(images)).flatten(1).std(dim=1).clamp(min=1e-4).log2()
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else ""
