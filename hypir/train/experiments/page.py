@@ -31,10 +31,11 @@ OPENING = """\
 # Experiments
 
 What the paper claims of HYPIR, tested at the size of the small model
-([its card](../models/README.md)): a network of 3.8 M parameters, made-up pictures (dead leaves), {seeds} seeds, and for experiments
-that train {steps} steps of 8 crops of 64 px each. That is 400 times fewer parameters and 200 000
-times fewer pictures than the paper's; a verdict is one about this size. Values are mean +- standard
-deviation over seeds, on {count} held-out pictures per degradation; PSNR without colour transfer.
+([its card](../models/README.md)): a network of 3.8 M parameters, made-up pictures (dead leaves),
+{seeds} seeds, and for experiments that train {steps} steps of 8 crops of 64 px each. That is a few
+hundred times fewer parameters and some ten thousand times fewer pictures than the paper's; a
+verdict is one about this size. Values are mean +- standard deviation over seeds, on {count}
+held-out pictures per degradation; PSNR without colour transfer.
 
 | experiment | verdict | because |
 |---|---|---|
