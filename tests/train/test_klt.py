@@ -1,0 +1,81 @@
+"""The tiny autoencoder's start: a transform codec in TAESD's layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from hypir.priors import PRIORS
+from hypir.train.dead_leaves import LeafCanvas
+from hypir.train.generator import Encoder, frozen_encoder
+from hypir.train.klt import (
+    BLOCK,
+    Transform,
+    is_transform,
+    principal_components,
+    start_as_transform,
+    transform,
+)
+from hypir.train.small_models import small_vae, tiny_vae
+
+
+@pytest.fixture(scope="module")
+def vae():
+    torch.manual_seed(0)
+    vae = tiny_vae()
+    start_as_transform(vae)
+    return vae
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    crops = [torch.from_numpy(LeafCanvas(1, i, 64).crop(0).copy()) for i in range(8)]
+    return torch.stack(crops).movedim(-1, 1).float() / 127.5 - 1
+
+
+def test_the_components_are_orthonormal_and_fall():
+    rows, _ = principal_components(192)
+    flat = rows.double().reshape(192, 192)
+    assert_close(flat @ flat.T, torch.eye(192, dtype=torch.float64), atol=1e-5, rtol=0)
+    gray = principal_components(3)[1]
+    assert (gray[:-1] >= gray[1:] - 1e-6).all()
+
+
+def test_the_layers_of_the_encoder_compute_the_transform(vae, pixels):
+    with torch.no_grad():
+        assert_close(vae.encoder(pixels), transform(pixels, 16), atol=1e-4, rtol=0)
+
+
+def test_sixteen_numbers_give_back_a_block_as_well_as_numpys_projection(pixels):
+    rows, deviations = principal_components(16)
+    z = transform(pixels, 16)
+    blocks = ((pixels + 1) / 2).unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK)
+    blocks = blocks.permute(0, 2, 3, 4, 5, 1).reshape(-1, 192)
+    flat = rows.reshape(16, 192)
+    codes = z.movedim(1, -1).reshape(-1, 16) * deviations
+    kept = codes @ flat + 0.5 * (flat.sum(1) @ flat)
+    far = (codes.abs() > 3 * deviations).any(dim=1)  # may be clipped
+    want = blocks @ flat.T @ flat
+    assert_close(kept[~far], want[~far], atol=1e-4, rtol=0)
+    assert float(far.float().mean()) < 0.3
+
+
+def test_latents_of_made_up_pictures_are_about_normal(pixels):
+    z = transform(pixels, 16)
+    assert z.mean(dim=(0, 2, 3)).abs().max() < 1
+    assert 0.2 < float(z.std(dim=(0, 2, 3)).min()) and float(z.std(dim=(0, 2, 3)).max()) < 2
+
+
+def test_the_closed_form_is_used_until_the_encoder_is_trained(vae, pixels):
+    prior = PRIORS["sd3"]
+    assert is_transform(vae)
+    assert isinstance(frozen_encoder(vae, prior), Transform)
+    torch.manual_seed(1)
+    other = tiny_vae()
+    start_as_transform(other)
+    with torch.no_grad():
+        other.encoder.layers[-1].weight.mul_(1.1)
+    assert not is_transform(other)
+    assert isinstance(frozen_encoder(other, prior), Encoder)
+    assert isinstance(frozen_encoder(small_vae(prior), prior), Encoder)
