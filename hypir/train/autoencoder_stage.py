@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data import Batch
-from .generator import is_tiny
-from .klt import transform
+from .generator import frozen_encoder, is_tiny
 from .loop import Ema, add_up, make_optimizer, settle, synced, update
 from .losses import energy_loss, pyramid_loss
 from .models import AUTOENCODER_FILE, DTYPES, Base, load_base, save_autoencoder
@@ -41,7 +40,7 @@ class AutoencoderStage:
                 f"the autoencoder stage trains the TAESD layout of the tiny base, not that of "
                 f"{recipe.base!r}; leave it out of --stages"
             )
-        self._channels = self._base.prior.latent_channels
+        self._encoder = frozen_encoder(self._base.vae, self._base.prior).to(accelerator.device)
         self.decoder = self._base.vae.decoder.requires_grad_(True).train()
         self.modules = {"decoder": self.decoder}
         self._d = accelerator.prepare(self.decoder)
@@ -53,7 +52,7 @@ class AutoencoderStage:
         sums: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
             with synced(self._accelerator, self._d, i == count - 1), self._accelerator.autocast():
-                z = transform(batch.target, self._channels)
+                z = self._encoder(batch.target)
                 pixels = self._d(z + LATENT_NOISE * torch.randn_like(z)).float()
                 terms = {
                     "mse": F.mse_loss(pixels, batch.target),
@@ -72,7 +71,7 @@ class AutoencoderStage:
     def result(self, batch: Batch) -> Tensor:
         """The clean picture, there and back."""
         with self._accelerator.autocast(), self.ema.applied():
-            return self.decoder(transform(batch.target, self._channels)).float()
+            return self.decoder(self._encoder(batch.target)).float()
 
     def export(self, folder: Path) -> list[Path]:
         """The averaged autoencoder, as the host loads it."""

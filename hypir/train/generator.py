@@ -16,7 +16,7 @@ from hypir.one_step import OneStep, predict_x0, restore_tile
 from hypir.priors import Prior
 from hypir.texture import embed_richness, init_texture_mlp
 
-from .klt import Transform, is_transform
+from .klt import closed_form
 from .models import Condition
 
 
@@ -214,9 +214,8 @@ class Encoder(nn.Module):
 
 def frozen_encoder(vae: nn.Module, prior: Prior) -> nn.Module:
     """A copy of the encoder as it is, not trained; in closed form where it has one."""
-    if is_tiny(vae) and is_transform(vae):
-        return Transform(vae.config.latent_channels)
-    return Encoder(vae, prior).requires_grad_(False).eval()
+    found = closed_form(vae) if is_tiny(vae) else None
+    return found or Encoder(vae, prior).requires_grad_(False).eval()
 
 
 def decode(vae: nn.Module, prior: Prior, z: Tensor) -> Tensor:

@@ -15,12 +15,9 @@ from torch import Tensor, nn
 from hypir.metrics import haar
 
 PYRAMID_LEVELS = 4
-CHROMA_PX = 8
-"""Chroma is compared in means of this side: it is learnt last, and there first."""
 ENERGY_LEVELS = 3
 ENERGY_PX = 4
 """Side, in coefficients, of the squares in which the amount of detail is compared."""
-YCBCR = ((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813))  # BT.601
 
 
 def pyramid_loss(result: Tensor, target: Tensor) -> Tensor:
@@ -37,13 +34,6 @@ def pyramid_loss(result: Tensor, target: Tensor) -> Tensor:
         loss = loss + (difference - large).abs().mean()
         difference = small
     return loss + difference.abs().mean()
-
-
-def chroma_loss(result: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference of Cb and Cr in means of 8x8 pixels."""
-    difference = F.avg_pool2d(result - target, CHROMA_PX)
-    weights = difference.new_tensor(YCBCR[1:])
-    return torch.einsum("ij,bjhw->bihw", weights, difference).abs().mean()
 
 
 def energy_loss(result: Tensor, target: Tensor) -> Tensor:

@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tools.restore import build_prompt, find, insert_encoder
-from tools.stand_in import NOTICE
+from tools.restore import NOTICE, build_prompt, find, insert_encoder
 
 pytestmark = pytest.mark.http
 
@@ -26,7 +25,7 @@ def restore(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_a_photo_is_restored_and_the_stand_in_says_what_it_is(cat, tmp_path):
+def test_a_photo_is_restored_with_the_small_model_which_says_so(cat, tmp_path):
     lying = np.rot90(cat[:90, :150])
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.http
 ROOT = Path(__file__).parents[2]
 SAVED = sorted((ROOT / "workflows").glob("*.json"))
 PHOTO = (20, 24)  # height and width
+START = "START_here"  # the one whose files come with the pack
 SCALE = 4  # of the templates that enlarge by a number
 
 
@@ -60,6 +61,7 @@ def is_right(value, kind, options: dict) -> bool:
 
 
 FILES = {"image", "file", "ckpt_name", "lora_name", "encoder_name", "model_name", "clip_name"}
+FILES |= {"unet_name", "vae_name"}
 
 
 @pytest.mark.parametrize("file", [*SAVED, blueprint.FILE], ids=stem)
@@ -112,8 +114,9 @@ def test_every_file_that_a_template_asks_for_is_offered_or_explained(file):
             assert model["url"].startswith("https://huggingface.co/")
             assert model["url"].endswith(f"/{model['name']}")
             assert f"models/{model['directory']}" in notes
-    assert "models/checkpoints" in notes
-    assert "models/loras" in notes
+    if file.stem != START:
+        assert "models/checkpoints" in notes
+        assert "models/loras" in notes
 
 
 @pytest.mark.parametrize("file", SAVED, ids=stem)
@@ -183,6 +186,22 @@ def enlarged(photo: Path, scale: int = SCALE) -> np.ndarray:
     picture = Image.open(photo).convert("RGB")
     size = (picture.width * scale, picture.height * scale)
     return np.asarray(picture.resize(size, Image.Resampling.LANCZOS)).astype(float)
+
+
+def test_the_host_lists_the_small_model_and_start_here_runs_on_it(server, photo):
+    prompt = build_prompt(server, ROOT / "workflows" / f"{START}.json")
+    known = server.object_info()
+    for node in prompt.values():
+        schema = known[node["class_type"]]["input"]["required"]
+        for name in ("unet_name", "vae_name", "lora_name", "encoder_name"):
+            if name in schema:
+                assert node["inputs"][name] in choices_of(*schema[name])
+    set_input(prompt, "LoadImage", image=server.upload_image(photo))
+    expected = enlarged(photo)
+    result = pixels(*saved_by(server, prompt))
+    assert result.shape == expected.shape
+    assert np.abs(result.mean((0, 1)) - expected.mean((0, 1))).max() < 2
+    assert 0.5 < np.abs(result - expected).mean() < 15
 
 
 def test_restore_all_controls_runs(server, fill, photo):

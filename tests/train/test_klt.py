@@ -12,10 +12,9 @@ from hypir.train.generator import Encoder, frozen_encoder
 from hypir.train.klt import (
     BLOCK,
     Transform,
-    is_transform,
+    closed_form,
     principal_components,
     start_as_transform,
-    transform,
 )
 from hypir.train.small_models import small_vae, tiny_vae
 
@@ -42,14 +41,24 @@ def test_the_components_are_orthonormal_and_fall():
     assert (gray[:-1] >= gray[1:] - 1e-6).all()
 
 
-def test_the_layers_of_the_encoder_compute_the_transform(vae, pixels):
+def test_the_layers_of_the_encoder_compute_what_its_closed_form_does(vae, pixels):
     with torch.no_grad():
-        assert_close(vae.encoder(pixels), transform(pixels, 16), atol=1e-4, rtol=0)
+        assert_close(vae.encoder(pixels), closed_form(vae)(pixels), atol=1e-4, rtol=0)
 
 
-def test_sixteen_numbers_give_back_a_block_as_well_as_numpys_projection(pixels):
+def test_the_components_do_not_depend_on_the_number_of_threads():
+    threads = torch.get_num_threads()
+    one = principal_components(16)[0]
+    try:
+        torch.set_num_threads(4)
+        assert_close(principal_components(16)[0], one, atol=1e-5, rtol=0)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_sixteen_numbers_give_back_a_block_as_well_as_its_projection(vae, pixels):
     rows, deviations = principal_components(16)
-    z = transform(pixels, 16)
+    z = closed_form(vae)(pixels)
     blocks = ((pixels + 1) / 2).unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK)
     blocks = blocks.permute(0, 2, 3, 4, 5, 1).reshape(-1, 192)
     flat = rows.reshape(16, 192)
@@ -61,21 +70,20 @@ def test_sixteen_numbers_give_back_a_block_as_well_as_numpys_projection(pixels):
     assert float(far.float().mean()) < 0.3
 
 
-def test_latents_of_made_up_pictures_are_about_normal(pixels):
-    z = transform(pixels, 16)
+def test_latents_of_made_up_pictures_are_about_normal(vae, pixels):
+    z = closed_form(vae)(pixels)
     assert z.mean(dim=(0, 2, 3)).abs().max() < 1
     assert 0.2 < float(z.std(dim=(0, 2, 3)).min()) and float(z.std(dim=(0, 2, 3)).max()) < 2
 
 
 def test_the_closed_form_is_used_until_the_encoder_is_trained(vae, pixels):
     prior = PRIORS["sd3"]
-    assert is_transform(vae)
     assert isinstance(frozen_encoder(vae, prior), Transform)
     torch.manual_seed(1)
     other = tiny_vae()
     start_as_transform(other)
     with torch.no_grad():
-        other.encoder.layers[-1].weight.mul_(1.1)
-    assert not is_transform(other)
+        other.encoder.layers[13].conv[-1].weight.add_(0.01)
+    assert closed_form(other) is None
     assert isinstance(frozen_encoder(other, prior), Encoder)
     assert isinstance(frozen_encoder(small_vae(prior), prior), Encoder)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from skimage.color import rgb2ycbcr
 
 from hypir.train.losses import (
     Lpips,
     accuracy,
-    chroma_loss,
     discriminator_loss,
+    energy_loss,
     generator_loss,
     pyramid_loss,
 )
@@ -32,13 +30,19 @@ def test_every_level_of_the_pyramid_weighs_the_same():
     assert float(pyramid_loss(board, torch.zeros_like(board))) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_chroma_is_that_of_scikit_image_in_means_of_8_px():
-    a, b = np.random.default_rng(0).random((2, 16, 24, 3))
-    difference = (rgb2ycbcr(a) - rgb2ycbcr(b))[..., 1:]
-    # scikit-image: studio range, 224 steps of the full range of 1; ours spans 1 over [-1, 1] / 2
-    means = difference.reshape(2, 8, 3, 8, 2).mean(axis=(1, 3)) / 224 * 2
-    ours = chroma_loss(*(torch.from_numpy(x).movedim(-1, 0)[None] * 2 - 1 for x in (a, b)))
-    assert float(ours) == pytest.approx(np.abs(means).mean(), rel=2e-3)
+def test_the_amount_of_detail_counts_and_not_its_place():
+    generator = torch.Generator().manual_seed(0)
+    grain, other = torch.randn(2, 1, 3, 64, 64, generator=generator)
+    blank = torch.zeros_like(grain)
+    assert energy_loss(grain, grain) == 0
+    assert energy_loss(other, grain) < 0.3 * energy_loss(blank, grain)
+    assert energy_loss(-grain, grain) == 0
+
+
+def test_a_checkerboard_has_its_detail_in_one_band_of_one_octave():
+    board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(16, 16)[None, None]
+    # mean absolute value 1 in one of three bands, nothing in the octaves above
+    assert float(energy_loss(board, torch.zeros_like(board))) == pytest.approx(1 / 3)
 
 
 def test_binary_cross_entropy_at_zero_logits_is_log_two_per_level():
