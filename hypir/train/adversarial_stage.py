@@ -18,8 +18,8 @@ from hypir.noise import inject_noise
 
 from .data import Batch, derive_seed
 from .discriminators import make_discriminator
-from .export import export_generator, make_generator
-from .generator import decode, frozen_encoder, is_tiny, shifted_positions
+from .export import export_generator, make_generator, start_from
+from .generator import decode, frozen_encoder, is_tiny, latent_weights, shifted_positions
 from .loop import Ema, add_up, make_optimizer, settle, synced, trainable, update
 from .losses import (
     Lpips,
@@ -27,6 +27,7 @@ from .losses import (
     discriminator_loss,
     energy_loss,
     generator_loss,
+    latent_loss,
     pyramid_loss,
 )
 from .models import DTYPES, Base, load_base, load_vae_part
@@ -52,9 +53,15 @@ class AdversarialStage:
         discriminator = make_discriminator(recipe, base) if recipe.gan else None
         self._lpips = Lpips(recipe.lpips_backbone).to(device) if recipe.lpips else None
         sees_latents = discriminator is not None and discriminator.sees_latents
-        self._clean_encoder = clean_encoder.to(device) if sees_latents else None
+        wanted = sees_latents or recipe.latent
+        self._clean_encoder = clean_encoder.to(device) if wanted else None
+        self._weights = latent_weights(clean_encoder, base.prior.latent_channels).to(device)
+        self._in_pixels = any((recipe.mse, recipe.lpips, recipe.pyramid, recipe.energy))
+        self._in_pixels |= discriminator is not None and not sees_latents
         self._vae, self._text = base.vae.to(device), base.text.to(device)
         generator = make_generator(base, recipe)
+        if recipe.lora_file:
+            start_from(generator, Path(recipe.lora_file))
         if recipe.gradient_checkpointing:
             base.network.enable_gradient_checkpointing()
             if not is_tiny(base.vae):
@@ -120,8 +127,13 @@ class AdversarialStage:
         without = bool(draw.random() < self._recipe.texture_drop)
         with self._positions(draw):
             x0 = self._g(z, condition.tokens, condition.pooled, batch.richness, without).float()
-        pixels = self.decode(x0)
-        terms = {}
+        pixels = self.decode(x0) if self._in_pixels else None
+        terms, clean = {}, None
+        if self._clean_encoder is not None:
+            with torch.no_grad():
+                clean = self._clean_encoder(batch.target).float()
+        if self._recipe.latent:
+            terms["latent"] = latent_loss(x0, clean, self._weights)
         if self._recipe.mse:
             terms["mse"] = F.mse_loss(pixels, batch.target)
         if self._lpips is not None:
@@ -135,8 +147,7 @@ class AdversarialStage:
         seeds = [derive_seed(self._recipe.seed, "judge", n) for n in batch.numbers]
         fake, real = pixels, batch.target
         if self.discriminator.sees_latents:
-            with torch.no_grad():
-                fake, real = x0, self._clean_encoder(batch.target).float()
+            fake, real = x0, clean
         # Neither its heads nor its spectral norms are touched while the generator learns.
         heads = list(trainable(self.discriminator).values())
         for p in heads:

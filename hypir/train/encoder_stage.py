@@ -17,9 +17,10 @@ from hypir.encoder import save_encoder
 
 from .adversarial_stage import ENCODER_FILE
 from .data import Batch
-from .generator import Encoder, decode, frozen_encoder, is_tiny
+from .generator import Encoder, decode, frozen_encoder, is_tiny, latent_weights
 from .loop import Ema, add_up, make_optimizer, settle, synced, update
-from .models import DTYPES, Base, load_base
+from .losses import latent_loss
+from .models import DTYPES, Base, load_base, load_vae_part
 from .recipes import Recipe
 
 
@@ -37,6 +38,9 @@ class EncoderStage:
         if recipe.gradient_checkpointing and not is_tiny(base.vae):
             self._vae.enable_gradient_checkpointing()
         self._frozen = frozen_encoder(base.vae, base.prior).to(device)
+        self._weights = latent_weights(self._frozen, base.prior.latent_channels).to(device)
+        if recipe.encoder_file:
+            load_vae_part(base.vae, Path(recipe.encoder_file))
         self.encoder = Encoder(base.vae, base.prior).float().requires_grad_(True)
         self.modules = {"encoder": self.encoder}
         self._e = accelerator.prepare(self.encoder)
@@ -59,6 +63,10 @@ class EncoderStage:
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean squared error of the decoded latents, in pixels."""
+        if self._recipe.encoder_target == "latent":
+            with torch.no_grad():
+                clean = self._frozen(batch.target).float()
+            return latent_loss(self._e(batch.degraded).float(), clean, self._weights)
         if self._recipe.encoder_target == "frozen":
             z = self._e(batch.degraded)
             with torch.no_grad():

@@ -8,7 +8,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from hypir.one_step import flow_input_scale
-from hypir.weights import HypirWeights, save_weights
+from hypir.weights import HypirWeights, read_weights, save_weights
 
 from .generator import Generator, TextureToken
 from .models import Base, text_widths
@@ -89,6 +89,25 @@ def put_weights(
         own[f"texture.layers.{key.replace('.', '_')}"].copy_(weights.texture[key])
 
 
+def start_from(generator: Generator, path: Path) -> None:
+    """Begin with the weights of a file instead of fresh ones.
+
+    Raises:
+        ValueError: if the file is of another prior, rank, list of modules or texture.
+    """
+    weights = read_weights(path)
+    own = {n: p for n, p in generator.named_parameters() if p.requires_grad}
+    here = hypir_weights(generator, own)
+    for what in ("prior", "rank", "lora", "texture"):
+        have, want = (_kind(getattr(w, what)) for w in (weights, here))
+        if have != want:
+            raise ValueError(
+                f"{path.name} must fit the recipe to start from it; its {what} is {have}, the "
+                f"recipe's {want}; set the fields of the recipe as the file has them"
+            )
+    put_weights(generator, weights)
+
+
 def export_generator(
     generator: Generator,
     path: Path,
@@ -110,6 +129,13 @@ def export_generator(
 
 
 _TEXTURE = ("in.weight", "in.bias", "out.weight", "out.bias")
+
+
+def _kind(value) -> str:
+    """For a comparison and for people."""
+    if isinstance(value, Mapping):
+        return f"{len(value)} parts, {sorted(value)[0]} to {sorted(value)[-1]}"
+    return str(getattr(value, "name", value))
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -218,6 +218,17 @@ def frozen_encoder(vae: nn.Module, prior: Prior) -> nn.Module:
     return found or Encoder(vae, prior).requires_grad_(False).eval()
 
 
+def latent_weights(encoder: nn.Module, channels: int) -> Tensor:
+    """What a squared step of each latent channel costs in squared pixels of [-1, 1].
+
+    (C,); exact for a transform of orthogonal filters, whose inverse is as plain; else one for all.
+    """
+    filters = getattr(encoder, "filters", None)
+    if filters is None:
+        return torch.full((channels,), 1 / channels)
+    return 4 / filters.square().sum(dim=(1, 2, 3)) / filters[0].numel()
+
+
 def decode(vae: nn.Module, prior: Prior, z: Tensor) -> Tensor:
     """Scaled latents to pixels (B, 3, 8 h, 8 w), not clamped."""
     z = z.to(next(vae.decoder.parameters()).dtype)

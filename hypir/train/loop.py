@@ -23,7 +23,13 @@ from .recipes import Phase, Recipe
 MAY_CHANGE = {"out", "data", "workers", "keep", "checkpoint_every", "log_every", "stages"}
 MAY_CHANGE |= {"validate", "validate_every", "validate_count", "probe_every", "base", "variant"}
 MAY_CHANGE |= {"autoencoder", "diffusion", "encoder", "adversarial", "export", "lpips_backbone"}
-MAY_CHANGE |= {"discriminator_weights", "autoencoder_file", "prior_file", "encoder_file"}
+MAY_CHANGE |= {
+    "discriminator_weights",
+    "autoencoder_file",
+    "prior_file",
+    "encoder_file",
+    "lora_file",
+}
 """Fields of a recipe that a resumed run may have otherwise; phases may grow."""
 
 

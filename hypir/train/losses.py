@@ -52,6 +52,11 @@ def energy_loss(result: Tensor, target: Tensor) -> Tensor:
     return loss
 
 
+def latent_loss(result: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Mean over places of sum_c weights_c (result - target)_c^2, for latents (B, C, h, w)."""
+    return torch.einsum("c,bchw->bhw", weights, (result - target).square()).mean()
+
+
 class Lpips(nn.Module):
     """LPIPS with VGG (Zhang et al. 2018) on pixels in [-1, 1]."""
 

@@ -119,16 +119,22 @@ class Recipe:
     random_positions: bool = False
     """Shift the position table of an SD3 network at random, so that all of it is trained."""
     encoder_file: str = ""
-    """Degradation-removal encoder of the adversarial stage; empty: that of this run, if any."""
+    """Degradation-removal encoder of the adversarial stage, empty: that of this run, if any; and
+    what the encoder stage starts from, empty: the base model's own."""
     autoencoder_file: str = ""
     """Autoencoder of the tiny base; empty: that of this run, if any."""
     prior_file: str = ""
     """Network of the tiny base; empty: that of this run, if any."""
+    lora_file: str = ""
+    """HYPIR weights of the same rank and modules that the adversarial stage starts from."""
     encoder_target: str = "frozen"
-    """frozen: D(E0(clean)) with the encoder as it was; both: D(E(clean)), as printed."""
+    """frozen: D(E0(clean)) with the encoder as it was; both: D(E(clean)), as printed; latent:
+    E0(clean) itself, without the decoder, which is less than half the work."""
 
     mse: float = 1.0
     """Weight of the mean squared error in pixels [-1, 1]."""
+    latent: float = 0.0
+    """Weight of the squared error of latents; alone with the GAN on latents, it saves decoding."""
     lpips: float = 5.0
     """Weight of LPIPS (VGG)."""
     lpips_backbone: str = ""
@@ -326,7 +332,7 @@ def _check(recipe: Recipe) -> None:
     choices = {
         "prior": tuple(PRIORS),
         "posterior": ("mean", "sample"),
-        "encoder_target": ("frozen", "both"),
+        "encoder_target": ("frozen", "both", "latent"),
         "gan_loss": ("bce", "hinge"),
         "discriminator": DISCRIMINATORS,
         "optimizer": ("adamw", "adamw8bit"),

@@ -63,7 +63,7 @@ def check_ready(recipe: Recipe, processes: int) -> None:
             Lpips(recipe.lpips_backbone)
         if recipe.gan and recipe.discriminator != "unet":
             load_backbone(recipe)
-    for field in ("encoder_file", "autoencoder_file", "prior_file"):
+    for field in ("encoder_file", "autoencoder_file", "prior_file", "lora_file"):
         path = getattr(recipe, field)
         if path and not Path(path).is_file():
             raise FileNotFoundError(f"there is no {field} at {path!r}; check the name")

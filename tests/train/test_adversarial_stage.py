@@ -93,6 +93,34 @@ def test_the_exported_file_is_the_averaged_lora(make_recipe, accelerator, prior)
     assert torch.allclose(stage.result(batch), expected, atol=1e-4)
 
 
+def test_training_goes_on_from_a_file(make_recipe, accelerator, tmp_path):
+    recipe, _, _, stage = start(make_recipe, accelerator, "sd2")
+    run_stage(stage, recipe, accelerator)
+    file = Path(recipe.out) / "sd2_lora.safetensors"
+    again = {"lora_file": str(file), "out": str(tmp_path / "second")}
+    *_, other = start(make_recipe, accelerator, "sd2", **again)
+    batch = Feed(recipe, accelerator.device).next()
+    assert torch.allclose(other.result(batch), stage.result(batch), atol=1e-5)
+
+
+def test_a_file_of_another_rank_is_no_start(make_recipe, accelerator, tmp_path):
+    *_, stage = start(make_recipe, accelerator, "sd2")
+    stage.export(tmp_path)
+    again = {"lora_file": str(tmp_path / "sd2_lora.safetensors"), "rank": 8}
+    with pytest.raises(ValueError, match=r"sd2_lora.*its rank is 4, the recipe's 8"):
+        start(make_recipe, accelerator, "sd2", **again)
+
+
+def test_without_a_term_in_pixels_nothing_is_decoded(make_recipe, accelerator, monkeypatch):
+    plain = {"mse": 0.0, "pyramid": 0.0, "energy": 0.0, "latent": 1.0}
+    recipe = make_recipe(steps=2, **plain)
+    stage = AdversarialStage(recipe, accelerator)
+    monkeypatch.setattr(stage, "decode", None)
+    before = {k: v.clone() for k, v in trainable(stage.generator).items()}
+    run_stage(stage, recipe, accelerator)
+    assert any(not torch.equal(v, before[k]) for k, v in trainable(stage.generator).items())
+
+
 def test_an_untrained_generator_is_the_base_model(make_recipe, accelerator):
     *_, stage = start(make_recipe, accelerator, "sd3", texture=False)
     plain = small_base("sd3", seed=1)

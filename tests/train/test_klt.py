@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from hypir.priors import PRIORS
 from hypir.train.dead_leaves import LeafCanvas
-from hypir.train.generator import Encoder, frozen_encoder
+from hypir.train.generator import Encoder, frozen_encoder, latent_weights
 from hypir.train.klt import (
     BLOCK,
     Transform,
@@ -16,6 +16,7 @@ from hypir.train.klt import (
     principal_components,
     start_as_transform,
 )
+from hypir.train.losses import latent_loss
 from hypir.train.small_models import small_vae, tiny_vae
 
 
@@ -87,3 +88,19 @@ def test_the_closed_form_is_used_until_the_encoder_is_trained(vae, pixels):
     assert closed_form(other) is None
     assert isinstance(frozen_encoder(other, prior), Encoder)
     assert isinstance(frozen_encoder(small_vae(prior), prior), Encoder)
+
+
+def test_the_error_of_latents_is_that_of_the_pixels_which_they_stand_for(vae, pixels):
+    encoder = closed_form(vae)
+    rows, deviations = principal_components(16)
+    a = encoder(pixels)
+    b = a + 0.1 * torch.randn(a.shape, generator=torch.Generator().manual_seed(0))
+    synthesis = (rows * deviations[:, None, None, None]).movedim(-1, 1)
+    shown = [torch.nn.functional.conv_transpose2d(z, synthesis, stride=BLOCK) * 2 for z in (a, b)]
+    want = (shown[0] - shown[1]).square().mean()
+    assert_close(latent_loss(a, b, latent_weights(encoder, 16)), want, rtol=1e-4, atol=0)
+
+
+def test_latents_of_other_encoders_count_alike():
+    weights = latent_weights(Encoder(small_vae(PRIORS["sd3"]), PRIORS["sd3"]), 16)
+    assert_close(weights, torch.full((16,), 1 / 16))

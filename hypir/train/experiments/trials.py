@@ -130,8 +130,12 @@ class Curves:
         """See loop.Watcher."""
 
 
-def held_out(preset: str, seed: int = 0, texture: str = "", count: int = COUNT) -> Batch:
-    """Crops of dead leaves that no training sees, degraded by a preset of HYPIR Degrade."""
+def held_out(preset: str, seed: int = 0, texture: str = "", count: int = 0) -> Batch:
+    """Crops of dead leaves that no training sees, degraded by a preset of HYPIR Degrade.
+
+    `count` pictures, COUNT if 0.
+    """
+    count = count or COUNT
     canvas_seed = HELD_OUT_SEED + seed
     crops = [LeafCanvas(canvas_seed, i, CROP, texture).crop(0) for i in range(count)]
     clean = torch.stack([torch.from_numpy(c.copy()) for c in crops]).movedim(-1, 1).float() / 255
