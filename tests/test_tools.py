@@ -18,11 +18,36 @@ from safetensors.torch import load_file
 
 from hypir.texture import embed_richness
 from hypir.weights import read_weights
-from tools import chromium, controls, get_host, restore, stand_in
+from tools import chromium, controls, get_host, restore, small_model, stand_in
 from tools.control_sheets import Section
 from tools.server import link
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+# ------------------------------------------------------------------------------ the small model
+
+
+def test_the_small_model_is_whole_and_small():
+    files = [small_model.MODELS / m.directory / m.name for m in small_model.FILES.values()]
+    assert sum(file.stat().st_size for file in files) <= small_model.MOST_BYTES
+    shipped = {f for f in small_model.MODELS.rglob("*") if f.is_file()}
+    assert shipped == {*files, small_model.MODELS / "README.md"}
+
+
+def test_a_run_without_all_four_files_is_not_shipped(tmp_path):
+    (tmp_path / "prior.safetensors").touch()
+    with pytest.raises(ValueError, match=r"it lacks autoencoder.safetensors, tiny_encoder"):
+        small_model.install(tmp_path, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_model_that_is_too_large_is_not_shipped(tmp_path):
+    for name in small_model.FILES:
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(small_model.MOST_BYTES // 3)
+    with pytest.raises(ValueError, match="must not exceed 20000000 bytes"):
+        small_model.install(tmp_path, tmp_path / "models")
 
 
 # ------------------------------------------------------------------------------------- the host
@@ -279,9 +304,9 @@ def test_the_page_of_the_controls_links_exactly_the_pictures_there_are():
             picture.load()
 
 
-def test_a_page_of_stand_in_pictures_says_so_first(tmp_path):
+def test_a_page_of_the_small_model_says_so_first(tmp_path):
     opening = controls.opening(controls.parse_arguments([]))
-    assert "stand-in" in opening
+    assert "small model" in opening
     row = [(np.zeros((200, 90, 3), np.uint8), "black"), (np.full((9, 9, 3), 255, np.uint8), "")]
     sections = [Section("A title", "A text.", "sheet", [row], ("a", "b"), [("1", "2")])]
     controls.write_page(tmp_path, sections, opening, "nobody")
