@@ -31,8 +31,11 @@ def plot(source: Path, target: Path) -> None:
     for panel, ((stage, name), values) in zip(panels, sorted(series.items()), strict=False):
         steps = sorted(values)
         raw = [values[s] for s in steps]
-        panel.plot(steps, raw, color="tab:blue", alpha=0.3, linewidth=0.8)
-        panel.plot(steps, _smooth(raw), color="tab:blue", linewidth=1.5)
+        if name.startswith("validation_"):  # always on the same pictures
+            panel.plot(steps, raw, color="tab:blue", marker="o", markersize=3)
+        else:
+            panel.plot(steps, raw, color="tab:blue", alpha=0.3, linewidth=0.8)
+            panel.plot(steps, _smooth(raw), color="tab:blue", linewidth=1.5)
         panel.set_title(f"{stage}: {name}", fontsize=10)
         panel.set_xlabel("step")
         panel.grid(alpha=0.3)
