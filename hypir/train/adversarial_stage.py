@@ -32,6 +32,7 @@ from .losses import (
 )
 from .models import DTYPES, Base, load_base, load_vae_part
 from .recipes import Recipe
+from .sharding import is_sharded, prepare, whole
 
 ENCODER_FILE = "{name}_encoder.safetensors"
 LORA_FILE = "{name}_lora.safetensors"
@@ -68,13 +69,13 @@ class AdversarialStage:
                 base.vae.enable_gradient_checkpointing()
         self.generator, self.discriminator = generator, discriminator
         self.modules = {"generator": generator}
-        self._g = accelerator.prepare(generator)
-        self.optimizers = {"generator": accelerator.prepare(make_optimizer(recipe, generator))}
+        self._g, optimizer = prepare(accelerator, generator, make_optimizer(recipe, generator))
+        self.optimizers = {"generator": optimizer}
         if discriminator is not None:
             self.modules["discriminator"] = discriminator
-            self._d = accelerator.prepare(discriminator)
             optimizer = make_optimizer(recipe, discriminator)
-            self.optimizers["discriminator"] = accelerator.prepare(optimizer)
+            self._d, optimizer = prepare(accelerator, discriminator, optimizer)
+            self.optimizers["discriminator"] = optimizer
         self.ema = Ema(generator, recipe.ema)
 
     def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
@@ -84,7 +85,7 @@ class AdversarialStage:
         for i, batch in enumerate(batches):
             with synced(self._accelerator, self._g, i == count - 1), self._accelerator.autocast():
                 terms, judged = self._generator_terms(batch)
-                every = self._recipe.probe_every
+                every = 0 if is_sharded(self._accelerator) else self._recipe.probe_every
                 if every and i == 0 and step % every == 0:
                     probes = self._probe(terms)
                 loss = sum(getattr(self._recipe, k) * v for k, v in terms.items())
@@ -115,8 +116,10 @@ class AdversarialStage:
     def export(self, folder: Path) -> list[Path]:
         """The averaged LoRA and richness token."""
         path = folder / LORA_FILE.format(name=self._recipe.name)
-        dtype = DTYPES[self._recipe.export]
-        return [export_generator(self.generator, path, self.ema.shadow, dtype)]
+        averages = whole(self.ema.shadow)
+        if self._accelerator.is_main_process:
+            export_generator(self.generator, path, averages, DTYPES[self._recipe.export])
+        return [path]
 
     def _generator_terms(self, batch: Batch) -> tuple[dict[str, Tensor], tuple | None]:
         """Loss terms, and what the discriminator is to judge: (real, fake, seeds)."""
@@ -161,6 +164,8 @@ class AdversarialStage:
 
     def _discriminator_step(self, rounds: list[tuple]) -> dict[str, float]:
         sums: dict[str, Tensor] = {}
+        # Under FSDP the generator's pass leaves gradients in the heads all the same.
+        self.optimizers["discriminator"].zero_grad(set_to_none=True)
         self._d.train()
         for i, (real, fake, seeds) in enumerate(rounds):
             last = i == len(rounds) - 1

@@ -21,6 +21,7 @@ from .loop import Ema, add_up, make_optimizer, settle, synced, update
 from .losses import energy_loss, pyramid_loss
 from .models import AUTOENCODER_FILE, DTYPES, Base, load_base, save_autoencoder
 from .recipes import Recipe
+from .sharding import prepare, whole
 
 LATENT_NOISE = 0.05
 """Deviation of the decoder's noise in training."""
@@ -43,8 +44,9 @@ class AutoencoderStage:
         self._encoder = frozen_encoder(self._base.vae, self._base.prior).to(accelerator.device)
         self.decoder = self._base.vae.decoder.requires_grad_(True).train()
         self.modules = {"decoder": self.decoder}
-        self._d = accelerator.prepare(self.decoder)
-        self.optimizers = {"decoder": accelerator.prepare(make_optimizer(recipe, self.decoder))}
+        optimizer = make_optimizer(recipe, self.decoder)
+        self._d, optimizer = prepare(accelerator, self.decoder, optimizer)
+        self.optimizers = {"decoder": optimizer}
         self.ema = Ema(self.decoder, recipe.ema)
 
     def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
@@ -77,5 +79,7 @@ class AutoencoderStage:
         """The averaged autoencoder, as the host loads it."""
         path, dtype = folder / AUTOENCODER_FILE, DTYPES[self._recipe.export]
         with self.ema.applied():
-            save_autoencoder(self._base.vae, path, dtype, self._base.prior)
+            state = whole(self._base.vae.state_dict())
+        if self._accelerator.is_main_process:
+            save_autoencoder(state, path, dtype, self._base.prior)
         return [path]

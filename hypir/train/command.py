@@ -9,7 +9,7 @@ from pathlib import Path
 from .recipes import RECIPES, Phase, Recipe
 
 PHASES = ("autoencoder", "diffusion", "encoder", "adversarial")
-LISTS = ("data", "stages", "targets")
+LISTS = ("data", "stages", "targets", "degradations")
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:

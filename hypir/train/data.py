@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hypir.degradation import degrade_pixels
 from hypir.degradation_kernels import blur, gaussian_kernel
-from hypir.degradation_presets import training
+from hypir.degradation_presets import PRESETS, training
 from hypir.texture import measure_richness
 
 from .recipes import Recipe
@@ -205,7 +205,10 @@ class _Crops(Dataset):
 def degraded_pair(pair: Pair, recipe: Recipe) -> Pair:
     """The pair with its degraded side made, small, in bytes."""
     seed = derive_seed(recipe.seed, "degradation", pair.number)
-    small = degrade_pixels(pair.clean[None].float() / 255, training(), recipe.scale, [seed])[0]
+    draw = np.random.default_rng(derive_seed(recipe.seed, "kind of degradation", pair.number))
+    kind = recipe.degradations[draw.integers(len(recipe.degradations))]
+    chain = PRESETS[kind] if kind in PRESETS else training()
+    small = degrade_pixels(pair.clean[None].float() / 255, chain, recipe.scale, [seed])[0]
     return Pair(pair.number, pair.clean, (small * 255).round().to(torch.uint8), pair.caption)
 
 

@@ -22,6 +22,7 @@ from .loop import Ema, add_up, make_optimizer, settle, synced, update
 from .losses import latent_loss
 from .models import DTYPES, Base, load_base, load_vae_part
 from .recipes import Recipe
+from .sharding import prepare, whole
 
 
 class EncoderStage:
@@ -43,8 +44,9 @@ class EncoderStage:
             load_vae_part(base.vae, Path(recipe.encoder_file))
         self.encoder = Encoder(base.vae, base.prior).float().requires_grad_(True)
         self.modules = {"encoder": self.encoder}
-        self._e = accelerator.prepare(self.encoder)
-        self.optimizers = {"encoder": accelerator.prepare(make_optimizer(recipe, self.encoder))}
+        optimizer = make_optimizer(recipe, self.encoder)
+        self._e, optimizer = prepare(accelerator, self.encoder, optimizer)
+        self.optimizers = {"encoder": optimizer}
         self.ema = Ema(self.encoder, recipe.ema)
 
     def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
@@ -87,8 +89,9 @@ class EncoderStage:
         path = folder / ENCODER_FILE.format(name=self._recipe.name)
         dtype = DTYPES[self._recipe.export]
         with self.ema.applied():
-            state = self.encoder.state_for(self._vae)
-            encoder = ("encoder.", "quant_conv.")
-            state = {k: v.to(dtype) if k.startswith(encoder) else v for k, v in state.items()}
+            state = whole(self.encoder.state_for(self._vae))
+        encoder = ("encoder.", "quant_conv.")
+        state = {k: v.to(dtype) if k.startswith(encoder) else v for k, v in state.items()}
+        if self._accelerator.is_main_process:
             save_encoder({k: v.cpu() for k, v in state.items()}, path)
         return [path]

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from .checkpoints import Checkpoints
 from .data import Batch, Feed, derive_seed
 from .recipes import Phase, Recipe
+from .sharding import load_optimizer, part_like, whole
 
 MAY_CHANGE = {"out", "data", "workers", "keep", "checkpoint_every", "log_every", "stages"}
 MAY_CHANGE |= {"validate", "validate_every", "validate_count", "probe_every", "base", "variant"}
@@ -49,14 +50,18 @@ class Ema:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within, the module computes with the averages."""
-        kept = {k: p.data for k, p in self._parameters.items()}
-        for k, p in self._parameters.items():
-            p.data = self.shadow[k]
+        kept = {k: p.detach().clone() for k, p in self._parameters.items()}
+        self._put(self.shadow)
         try:
             yield
         finally:
-            for k, p in self._parameters.items():
-                p.data = kept[k]
+            self._put(kept)
+
+    @torch.no_grad()
+    def _put(self, tensors: Mapping[str, Tensor]) -> None:
+        # Copied, not exchanged: FSDP remembers where a parameter's numbers lie.
+        for k, p in self._parameters.items():
+            p.copy_(tensors[k])
 
 
 class Stage(Protocol):
@@ -77,7 +82,7 @@ class Stage(Protocol):
         """Pixels that the averaged weights make of a batch."""
 
     def export(self, folder: Path) -> list[Path]:
-        """Write what the nodes load."""
+        """Write what the nodes load; called by every process, the main one writes."""
 
 
 class Watcher(Protocol):
@@ -108,8 +113,7 @@ def run_stage(stage: Stage, recipe: Recipe, accelerator, watch: Watcher | None =
     start = _resume(stage, recipe, checkpoints, accelerator)
     if start >= total:
         # A run that was killed after its last checkpoint may lack its files.
-        if accelerator.is_main_process:
-            stage.export(Path(recipe.out))
+        stage.export(Path(recipe.out))
         return start
     world, rank = accelerator.num_processes, accelerator.process_index
     feed = Feed(
@@ -155,20 +159,20 @@ def run_stage(stage: Stage, recipe: Recipe, accelerator, watch: Watcher | None =
 
 
 def save(stage: Stage, recipe: Recipe, checkpoints: Checkpoints, step: int, accelerator) -> None:
-    """Checkpoint and exported files, by the main process; the others wait."""
+    """Checkpoint and exported files, written by the main process; the others wait."""
     accelerator.wait_for_everyone()
+    scaler = accelerator.scaler
+    state = {
+        "recipe": recipe.to_dict(),
+        "processes": accelerator.num_processes,
+        "modules": {k: module_state(m) for k, m in stage.modules.items()},
+        "optimizers": {k: whole(o.state_dict()) for k, o in stage.optimizers.items()},
+        "ema": whole(stage.ema.shadow),
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
     if accelerator.is_main_process:
-        scaler = accelerator.scaler
-        state = {
-            "recipe": recipe.to_dict(),
-            "processes": accelerator.num_processes,
-            "modules": {k: module_state(m) for k, m in stage.modules.items()},
-            "optimizers": {k: o.state_dict() for k, o in stage.optimizers.items()},
-            "ema": stage.ema.shadow,
-            "scaler": scaler.state_dict() if scaler is not None else None,
-        }
         checkpoints.save(step, state)
-        stage.export(Path(recipe.out))
+    stage.export(Path(recipe.out))
     accelerator.wait_for_everyone()
 
 
@@ -180,7 +184,7 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
 def module_state(module: nn.Module) -> dict[str, Tensor]:
     """What training changes in a module: trained parameters, and the vectors of spectral norms."""
     norms = {k: b for k, b in module.named_buffers() if ".parametrizations." in k}
-    return {k: v.detach().clone() for k, v in {**trainable(module), **norms}.items()}
+    return {k: whole(v.detach()).clone() for k, v in {**trainable(module), **norms}.items()}
 
 
 @torch.no_grad()
@@ -195,7 +199,7 @@ def load_module_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
             f"{len(odd)}; use the recipe it was made with, or another --out"
         )
     for name, value in state.items():
-        own[name].copy_(value)
+        own[name].copy_(part_like(value, own[name]))
 
 
 def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
@@ -253,7 +257,7 @@ def settle(accelerator, sums: Mapping[str, Tensor], count: int) -> dict[str, flo
 def update(accelerator, optimizer, module: nn.Module, clip: float) -> Tensor:
     """Clip and step; the gradient norm before clipping, 0-dim."""
     accelerator.unscale_gradients(optimizer)
-    norm = nn.utils.clip_grad_norm_(list(trainable(module).values()), clip)
+    norm = whole(nn.utils.clip_grad_norm_(list(trainable(module).values()), clip))
     if accelerator.scaler is None and not torch.isfinite(norm):
         raise FloatingPointError(f"gradient norm is {float(norm)}")
     optimizer.step()
@@ -299,9 +303,9 @@ def _resume(stage: Stage, recipe: Recipe, checkpoints: Checkpoints, accelerator)
     for name, module in stage.modules.items():
         load_module_state(module, state["modules"][name])
     for name, optimizer in stage.optimizers.items():
-        optimizer.load_state_dict(state["optimizers"][name])
+        load_optimizer(optimizer, state["optimizers"][name])
     for name, value in stage.ema.shadow.items():
-        value.copy_(state["ema"][name])
+        value.copy_(part_like(state["ema"][name], value))
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
     return step

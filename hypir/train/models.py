@@ -5,6 +5,7 @@ The small ones are of the real classes and small enough for a CPU; the host reco
 
 import logging
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,9 +127,11 @@ def text_widths(network: nn.Module) -> tuple[int, int]:
     return config.cross_attention_dim, (projected - sizes) if projected else 0
 
 
-def save_autoencoder(vae: nn.Module, path: Path, dtype: torch.dtype, prior: Prior) -> None:
-    """Write a TAESD-layout autoencoder as the host loads it."""
-    tensors = {k: v.to(dtype) for k, v in host_names(vae.state_dict()).items()}
+def save_autoencoder(
+    state: Mapping[str, Tensor], path: Path, dtype: torch.dtype, prior: Prior
+) -> None:
+    """Write the state dict of diffusers' TAESD layout as the host loads it."""
+    tensors = {k: v.to("cpu", dtype) for k, v in host_names(state).items()}
     # The host divides latents by these, as its models multiply by them.
     tensors["vae_scale"] = torch.tensor(prior.latent_scale)
     tensors["vae_shift"] = torch.tensor(prior.latent_shift)

@@ -23,6 +23,7 @@ from .generator import call_network, decode, frozen_encoder, shifted_positions
 from .loop import Ema, add_up, make_optimizer, settle, synced, update
 from .models import DTYPES, PRIOR_FILE, Base, Condition, load_base
 from .recipes import Recipe
+from .sharding import prepare, whole
 
 
 class Flow(nn.Module):
@@ -61,8 +62,9 @@ class PriorStage:
         if recipe.gradient_checkpointing:
             base.network.enable_gradient_checkpointing()
         self.modules = {"flow": self.flow}
-        self._f = accelerator.prepare(self.flow)
-        self.optimizers = {"flow": accelerator.prepare(make_optimizer(recipe, self.flow))}
+        optimizer = make_optimizer(recipe, self.flow)
+        self._f, optimizer = prepare(accelerator, self.flow, optimizer)
+        self.optimizers = {"flow": optimizer}
         self.ema = Ema(self.flow, recipe.ema)
 
     def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
@@ -93,7 +95,9 @@ class PriorStage:
         """The averaged network under diffusers' names, which the host recognises."""
         path, dtype = folder / PRIOR_FILE, DTYPES[self._recipe.export]
         with self.ema.applied():
-            state = {k: v.to("cpu", dtype) for k, v in self.flow.network.state_dict().items()}
+            state = whole(self.flow.network.state_dict())
+        if self._accelerator.is_main_process:
+            state = {k: v.to("cpu", dtype) for k, v in state.items()}
             write_tensors(path, state, {"hypir.prior": self.prior.name})
         return [path]
 

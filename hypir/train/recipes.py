@@ -8,6 +8,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
+from hypir.degradation_presets import PRESETS
 from hypir.priors import PRIORS
 from hypir.public_file import PUBLIC_RANK, TARGETS
 
@@ -83,6 +84,9 @@ class Recipe:
     """Side of a training crop in pixels."""
     batch: int = 1
     """Pictures that one process takes through the network at once."""
+    degradations: tuple[str, ...] = ("training",)
+    """Names of degradations, one drawn per picture: training, as published with Real-ESRGAN, and the
+    presets of HYPIR Degrade, milder ones among them."""
     scale: int = 4
     """The degraded picture is this much smaller before it is enlarged again, 1 to 8."""
     resize_to: int = 0
@@ -344,6 +348,12 @@ def _check(recipe: Recipe) -> None:
             raise ValueError(
                 f"{field} must be one of {', '.join(allowed)}, got {getattr(recipe, field)!r}"
             )
+    known = ("training", *PRESETS)
+    unknown = [d for d in recipe.degradations if d not in known]
+    if unknown or not recipe.degradations:
+        raise ValueError(
+            f"degradations must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}"
+        )
     unknown = [s for s in recipe.stages if s not in STAGES]
     if unknown or not recipe.stages:
         raise ValueError(f"stages must be some of {', '.join(STAGES)}, got {recipe.stages}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 
 from .adversarial_stage import AdversarialStage
 from .autoencoder_stage import AutoencoderStage
@@ -18,6 +18,7 @@ from .loop import Stage, Watcher, batches_per_step, run_stage
 from .losses import Lpips
 from .prior_stage import PriorStage
 from .recipes import STAGES, Recipe
+from .sharding import adapt_plugin, is_sharded
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,10 @@ MAKERS: dict[str, Callable[..., Stage]] = {
 }
 
 
+WHOLE = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+"""Engines under which every process holds the whole model."""
+
+
 def make_accelerator(recipe: Recipe, cpu: bool = False) -> Accelerator:
     """Accelerate's engine as `accelerate launch` set it up, or for one process.
 
@@ -38,12 +43,16 @@ def make_accelerator(recipe: Recipe, cpu: bool = False) -> Accelerator:
     if recipe.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as torch's manual asks for
         torch.use_deterministic_algorithms(True, warn_only=True)
-    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=cpu)
-    single = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
-    if accelerator.distributed_type not in single:
+    # Buffers are each process's own: the table of positions is shifted for its pictures.
+    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=cpu, kwargs_handlers=handlers)
+    if is_sharded(accelerator):
+        adapt_plugin(accelerator)
+    elif accelerator.distributed_type not in WHOLE:
         raise ValueError(
-            f"training runs on one device or on several that each hold the model (DDP), not under "
-            f"{accelerator.distributed_type.value}; choose multi-GPU in accelerate's configuration"
+            f"training runs on one device or on several (DDP, FSDP), not under "
+            f"{accelerator.distributed_type.value}; choose one of these in accelerate's "
+            f"configuration"
         )
     return accelerator
 

@@ -63,10 +63,11 @@ class Watch:
 
     def validate(self, step: int, stage: Stage) -> None:
         """Metrics on the held-out pictures, and a sheet of input, result and target."""
+        began = time.perf_counter()
+        # By every process: under FSDP none has the weights alone.
+        metrics, pictures = validate(stage.result, self._held_out, self._lpips)
         if not self._main:
             return
-        began = time.perf_counter()
-        metrics, pictures = validate(stage.result, self._held_out, self._lpips)
         self._write(step, {f"validation_{k}": v for k, v in metrics.items()})
         picture = sheet(pictures)
         folder = Path(self._recipe.out) / "samples"

@@ -69,7 +69,7 @@ def make_recipe(tmp_path):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def free_port():
     """Gives a port of this machine that nobody listens at."""
 
