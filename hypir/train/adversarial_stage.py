@@ -27,6 +27,7 @@ from .losses import (
     discriminator_loss,
     energy_loss,
     generator_loss,
+    latent_energy_loss,
     latent_loss,
     pyramid_loss,
 )
@@ -54,7 +55,7 @@ class AdversarialStage:
         discriminator = make_discriminator(recipe, base) if recipe.gan else None
         self._lpips = Lpips(recipe.lpips_backbone).to(device) if recipe.lpips else None
         sees_latents = discriminator is not None and discriminator.sees_latents
-        wanted = sees_latents or recipe.latent
+        wanted = sees_latents or recipe.latent or recipe.latent_energy
         self._clean_encoder = clean_encoder.to(device) if wanted else None
         self._weights = latent_weights(clean_encoder, base.prior.latent_channels).to(device)
         self._in_pixels = any((recipe.mse, recipe.lpips, recipe.pyramid, recipe.energy))
@@ -137,6 +138,9 @@ class AdversarialStage:
                 clean = self._clean_encoder(batch.target).float()
         if self._recipe.latent:
             terms["latent"] = latent_loss(x0, clean, self._weights)
+        if self._recipe.latent_energy:
+            side = self._recipe.energy_side
+            terms["latent_energy"] = latent_energy_loss(x0, clean, self._weights, side)
         if self._recipe.mse:
             terms["mse"] = F.mse_loss(pixels, batch.target)
         if self._lpips is not None:
@@ -144,7 +148,7 @@ class AdversarialStage:
         if self._recipe.pyramid:
             terms["pyramid"] = pyramid_loss(pixels, batch.target)
         if self._recipe.energy:
-            terms["energy"] = energy_loss(pixels, batch.target)
+            terms["energy"] = energy_loss(pixels, batch.target, self._recipe.energy_side)
         if self.discriminator is None:
             return terms, None
         seeds = [derive_seed(self._recipe.seed, "judge", n) for n in batch.numbers]

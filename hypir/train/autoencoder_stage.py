@@ -59,7 +59,8 @@ class AutoencoderStage:
                 terms = {
                     "mse": F.mse_loss(pixels, batch.target),
                     "pyramid": pyramid_loss(pixels, batch.target),
-                    "energy": self._recipe.energy * energy_loss(pixels, batch.target),
+                    "energy": self._recipe.energy
+                    * energy_loss(pixels, batch.target, self._recipe.energy_side),
                 }
                 loss = sum(terms.values())
                 self._accelerator.backward(loss / count)

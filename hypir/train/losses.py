@@ -16,8 +16,6 @@ from hypir.metrics import haar
 
 PYRAMID_LEVELS = 4
 ENERGY_LEVELS = 3
-ENERGY_PX = 4
-"""Side, in coefficients, of the squares in which the amount of detail is compared."""
 
 
 def pyramid_loss(result: Tensor, target: Tensor) -> Tensor:
@@ -36,20 +34,35 @@ def pyramid_loss(result: Tensor, target: Tensor) -> Tensor:
     return loss + difference.abs().mean()
 
 
-def energy_loss(result: Tensor, target: Tensor) -> Tensor:
+def energy_loss(result: Tensor, target: Tensor, side: int = 4) -> Tensor:
     """Mean absolute difference of how much detail there is, band by band and place by place.
 
-    Detail is the mean absolute value, in squares of ENERGY_PX coefficients, of the three Haar bands
-    of each octave; what shape it has is left to the other terms. Those are least where detail that
-    cannot be predicted is left out; this one is least where it is made up in the right amount.
+    Detail is the mean absolute value, in squares of `side` coefficients, of the three Haar bands of
+    each octave; what shape it has is left to the other terms. Those are least where detail that
+    cannot be predicted is left out; this one is least where it is made up in the right amount. In
+    small squares it must be made up everywhere, in large ones where most of it is known.
     """
     loss = result.new_zeros(())
     result, target = result.flatten(0, 1), target.flatten(0, 1)
     for _ in range(ENERGY_LEVELS):
         (result, have), (target, want) = haar(result), haar(target)
-        have, want = (F.avg_pool2d(bands.abs(), ENERGY_PX) for bands in (have, want))
-        loss = loss + (have - want).abs().mean()
+        loss = loss + (_amounts(have, side) - _amounts(want, side)).abs().mean()
     return loss
+
+
+def latent_energy_loss(result: Tensor, target: Tensor, weights: Tensor, side: int = 4) -> Tensor:
+    """energy_loss between latents (B, C, h, w), which needs no decoding.
+
+    sum_c sqrt(weights_c) |amount(result_c) - amount(target_c)|, mean over squares of `side` cells.
+    """
+    gap = (_amounts(result, side) - _amounts(target, side)).abs()
+    return torch.einsum("c,bchw->bhw", weights.sqrt(), gap).mean()
+
+
+def _amounts(values: Tensor, side: int) -> Tensor:
+    """Mean absolute values in squares, or over all where there is less than a square."""
+    side = min(side, *values.shape[-2:])
+    return F.avg_pool2d(values.abs(), side)
 
 
 def latent_loss(result: Tensor, target: Tensor, weights: Tensor) -> Tensor:

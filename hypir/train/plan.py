@@ -71,7 +71,7 @@ def _counts(recipe: Recipe, stage: str, network: nn.Module, vae: nn.Module) -> t
     whole, coder = _size(network), _size(vae)
     encoder = _size(vae.encoder) + (_size(vae.quant_conv) if _has_quant(vae) else 0)
     if stage == "autoencoder":
-        return coder - encoder, 0
+        return coder - encoder, encoder
     if stage == "prior":
         return whole, coder
     if stage == "encoder":

@@ -8,13 +8,10 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
-from hypir.degradation_presets import PRESETS
-from hypir.priors import PRIORS
 from hypir.public_file import PUBLIC_RANK, TARGETS
 
-STAGES = ("autoencoder", "prior", "encoder", "adversarial")
-"""In the order in which they run."""
-DISCRIMINATORS = ("convnext", "dino", "clip", "unet")
+from .recipe_rules import STAGES, check
+
 _PHASE = re.compile(r"(?P<steps>\d+)x(?P<images>\d+)@(?P<lr>[0-9.e+-]+)")
 
 
@@ -85,8 +82,8 @@ class Recipe:
     batch: int = 1
     """Pictures that one process takes through the network at once."""
     degradations: tuple[str, ...] = ("training",)
-    """Names of degradations, one drawn per picture: training, as published with Real-ESRGAN, and the
-    presets of HYPIR Degrade, milder ones among them."""
+    """Names of degradations, one drawn per picture: training (as published with Real-ESRGAN), or
+    presets of HYPIR Degrade, of which some are milder."""
     scale: int = 4
     """The degraded picture is this much smaller before it is enlarged again, 1 to 8."""
     resize_to: int = 0
@@ -147,6 +144,11 @@ class Recipe:
     """Weight of the Laplacian-pyramid term."""
     energy: float = 0.0
     """Weight of the amount of detail (Haar bands), in the autoencoder and the adversarial stage."""
+    latent_energy: float = 0.0
+    """Weight of the amount in every channel of the latent; like `latent`, it saves decoding."""
+    energy_side: int = 4
+    """Side of the squares in which amounts are compared, in coefficients. Small ones ask for
+    detail everywhere, also where none can be known."""
     gan: float = 0.5
     """Weight of the adversarial term."""
     gan_loss: str = "bce"
@@ -203,7 +205,7 @@ class Recipe:
     """Pictures of the folder that are used."""
 
     def __post_init__(self) -> None:
-        _check(self)
+        check(self)
 
     def phases(self, stage: str) -> tuple[Phase, ...]:
         """Phases of a stage of STAGES."""
@@ -329,55 +331,3 @@ def _plain(value):
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
     return value
-
-
-def _check(recipe: Recipe) -> None:
-    """Fields that a user can get wrong, each in one sentence."""
-    choices = {
-        "prior": tuple(PRIORS),
-        "posterior": ("mean", "sample"),
-        "encoder_target": ("frozen", "both", "latent"),
-        "gan_loss": ("bce", "hinge"),
-        "discriminator": DISCRIMINATORS,
-        "optimizer": ("adamw", "adamw8bit"),
-        "precision": ("no", "bf16", "fp16"),
-        "export": ("fp32", "fp16", "bf16"),
-    }
-    for field, allowed in choices.items():
-        if getattr(recipe, field) not in allowed:
-            raise ValueError(
-                f"{field} must be one of {', '.join(allowed)}, got {getattr(recipe, field)!r}"
-            )
-    known = ("training", *PRESETS)
-    unknown = [d for d in recipe.degradations if d not in known]
-    if unknown or not recipe.degradations:
-        raise ValueError(
-            f"degradations must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}"
-        )
-    unknown = [s for s in recipe.stages if s not in STAGES]
-    if unknown or not recipe.stages:
-        raise ValueError(f"stages must be some of {', '.join(STAGES)}, got {recipe.stages}")
-    for stage in recipe.stages:
-        if not recipe.phases(stage):
-            raise ValueError(f"stage {stage!r} has no phases; give some, as 1000x8@1e-4")
-    least = {"rank": 1, "batch": 1, "keep": 1, "pool_uses": 1, "checkpoint_every": 1}
-    least |= {"log_every": 1, "validate_every": 1, "workers": 0, "pool": 0, "crop": 16, "seed": 0}
-    least |= {"warmup": 0, "probe_every": 0, "validate_count": 1}
-    for field, bound in least.items():
-        if getattr(recipe, field) < bound:
-            raise ValueError(f"{field} must be at least {bound}, got {getattr(recipe, field)}")
-    if recipe.crop % 16:
-        raise ValueError(f"crop must be a multiple of 16 px, got {recipe.crop}")
-    if recipe.batch % recipe.pool_uses:
-        raise ValueError(
-            f"batch must be a multiple of pool_uses, got {recipe.batch} and {recipe.pool_uses}"
-        )
-    if not 1 <= recipe.scale <= 8:
-        raise ValueError(f"scale must be between 1 and 8, got {recipe.scale}")
-    if 0 < recipe.pool < recipe.batch:
-        raise ValueError(f"pool must hold a batch ({recipe.batch}) at least, got {recipe.pool}")
-    for field in ("caption_drop", "texture_drop", "noise_off", "gan_target", "ema"):
-        if not 0 <= getattr(recipe, field) <= 1:
-            raise ValueError(f"{field} must be between 0 and 1, got {getattr(recipe, field)}")
-    if "adversarial" in recipe.stages and not recipe.targets:
-        raise ValueError("targets must name at least one module for the LoRA")

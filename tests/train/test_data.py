@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hypir.train.data import Feed, Mixture, global_number, sharpen
+from hypir.train.data import Feed, Mixture, Pair, degraded_pair, global_number, sharpen
 from hypir.train.dead_leaves import LeafCanvas, paint
 from hypir.train.sources import open_source
 
@@ -161,6 +161,22 @@ def test_pool_uses_shows_pictures_again(make_recipe):
     numbers = [n for _ in range(40) for n in feed.next().numbers]
     assert len(numbers) == 80 and len(set(numbers)) < 60
     assert max(numbers) < 8 + 40  # one fresh picture per batch of two
+
+
+def test_every_picture_draws_one_of_the_degradations(make_recipe):
+    clean = torch.from_numpy(paint(np.random.default_rng(0), 64).copy()).movedim(-1, 0)
+
+    def error(number: int, *kinds: str) -> float:
+        pair = degraded_pair(Pair(number, clean, clean, ""), make_recipe(degradations=kinds))
+        small = torch.nn.functional.avg_pool2d(clean[None].float(), 4)[0]
+        return float((pair.degraded.float() - small).abs().mean())
+
+    numbers = range(20)
+    light, heavy = ([error(n, kind) for n in numbers] for kind in ("light", "heavy"))
+    both = [error(n, "light", "heavy") for n in numbers]
+    assert max(light) < min(heavy)
+    assert all(b in (a, c) for a, b, c in zip(light, both, heavy, strict=True))
+    assert 5 <= sum(b in light for b in both) <= 15
 
 
 def test_processes_share_no_number():

@@ -13,6 +13,7 @@ from hypir.train.losses import (
     discriminator_loss,
     energy_loss,
     generator_loss,
+    latent_energy_loss,
     pyramid_loss,
 )
 
@@ -43,6 +44,19 @@ def test_a_checkerboard_has_its_detail_in_one_band_of_one_octave():
     board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(16, 16)[None, None]
     # mean absolute value 1 in one of three bands, nothing in the octaves above
     assert float(energy_loss(board, torch.zeros_like(board))) == pytest.approx(1 / 3)
+
+
+def test_small_squares_ask_for_detail_everywhere_and_large_ones_in_all():
+    target = torch.ones(1, 1, 16, 16)
+    result = torch.zeros_like(target)
+    result[..., :8] = 2.0  # all of it in one half
+    weights = torch.tensor([0.25])
+    assert latent_energy_loss(result, target, weights, 16) == 0
+    assert float(latent_energy_loss(result, target, weights, 4)) == pytest.approx(0.5)
+    assert latent_energy_loss(result, target, weights, 99) == 0  # more than there is: all of it
+    grain = torch.randn(1, 3, 64, 64)
+    turned = grain.roll(32, -1)
+    assert energy_loss(turned, grain, 64) < 1e-6 < energy_loss(turned, grain, 4)
 
 
 def test_binary_cross_entropy_at_zero_logits_is_log_two_per_level():

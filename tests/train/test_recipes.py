@@ -66,6 +66,8 @@ def test_steps_find_their_phase_and_their_place_in_the_data(make_recipe):
         ({"encoder": ()}, "stage 'encoder' has no phases"),
         ({"pool": 1, "batch": 2}, "pool must hold a batch"),
         ({"batch": 3, "pool_uses": 2}, "multiple of pool_uses"),
+        ({"degradations": ("fog",)}, "degradations must be some of training, light, .*, got fog"),
+        ({"energy_side": 0}, "energy_side must be at least 1"),
         ({"scale": 9}, "scale must be between 1 and 8"),
         ({"ema": 1.5}, "ema must be between 0 and 1"),
     ],

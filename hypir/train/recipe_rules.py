@@ -1,0 +1,69 @@
+"""What must hold of a recipe's fields."""
+
+from typing import TYPE_CHECKING
+
+from hypir.degradation_presets import PRESETS
+from hypir.priors import PRIORS
+
+if TYPE_CHECKING:
+    from .recipes import Recipe
+
+STAGES = ("autoencoder", "prior", "encoder", "adversarial")
+"""In the order in which they run."""
+DISCRIMINATORS = ("convnext", "dino", "clip", "unet")
+
+
+def check(recipe: "Recipe") -> None:
+    """Fields that a user can get wrong.
+
+    Raises:
+        ValueError: naming the first of them, in one sentence.
+    """
+    choices = {
+        "prior": tuple(PRIORS),
+        "posterior": ("mean", "sample"),
+        "encoder_target": ("frozen", "both", "latent"),
+        "gan_loss": ("bce", "hinge"),
+        "discriminator": DISCRIMINATORS,
+        "optimizer": ("adamw", "adamw8bit"),
+        "precision": ("no", "bf16", "fp16"),
+        "export": ("fp32", "fp16", "bf16"),
+    }
+    for field, allowed in choices.items():
+        if getattr(recipe, field) not in allowed:
+            raise ValueError(
+                f"{field} must be one of {', '.join(allowed)}, got {getattr(recipe, field)!r}"
+            )
+    known = ("training", *PRESETS)
+    unknown = [d for d in recipe.degradations if d not in known]
+    if unknown or not recipe.degradations:
+        raise ValueError(
+            f"degradations must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}"
+        )
+    unknown = [s for s in recipe.stages if s not in STAGES]
+    if unknown or not recipe.stages:
+        raise ValueError(f"stages must be some of {', '.join(STAGES)}, got {recipe.stages}")
+    for stage in recipe.stages:
+        if not recipe.phases(stage):
+            raise ValueError(f"stage {stage!r} has no phases; give some, as 1000x8@1e-4")
+    least = {"rank": 1, "batch": 1, "keep": 1, "pool_uses": 1, "checkpoint_every": 1}
+    least |= {"log_every": 1, "validate_every": 1, "workers": 0, "pool": 0, "crop": 16, "seed": 0}
+    least |= {"warmup": 0, "probe_every": 0, "energy_side": 1, "validate_count": 1}
+    for field, bound in least.items():
+        if getattr(recipe, field) < bound:
+            raise ValueError(f"{field} must be at least {bound}, got {getattr(recipe, field)}")
+    if recipe.crop % 16:
+        raise ValueError(f"crop must be a multiple of 16 px, got {recipe.crop}")
+    if recipe.batch % recipe.pool_uses:
+        raise ValueError(
+            f"batch must be a multiple of pool_uses, got {recipe.batch} and {recipe.pool_uses}"
+        )
+    if not 1 <= recipe.scale <= 8:
+        raise ValueError(f"scale must be between 1 and 8, got {recipe.scale}")
+    if 0 < recipe.pool < recipe.batch:
+        raise ValueError(f"pool must hold a batch ({recipe.batch}) at least, got {recipe.pool}")
+    for field in ("caption_drop", "texture_drop", "noise_off", "gan_target", "ema"):
+        if not 0 <= getattr(recipe, field) <= 1:
+            raise ValueError(f"{field} must be between 0 and 1, got {getattr(recipe, field)}")
+    if "adversarial" in recipe.stages and not recipe.targets:
+        raise ValueError("targets must name at least one module for the LoRA")
