@@ -7,7 +7,7 @@ trained on a CPU from made-up pictures only, to show how everything works. It re
 blocks and blur, and draws edges and fine grain; it does not know what a face is.
 
 1. **Load Image**: choose your photo, a small or bad one.
-2. **Upscale Image By**: how much larger the result is.
+2. **Upscale Image By**: how much larger the result is; 4 for a small picture.
 3. **Run.** Slide over the picture at the right: before and after."""
 
 START_NEXT = """## Then

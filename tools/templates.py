@@ -27,7 +27,8 @@ WORKFLOWS = ROOT / "workflows"
 def start_here(graph: Graph) -> None:
     r = Restoration(graph)
     r.load_small(notes.START, notes.START_NEXT)
-    large = r.enlarge(r.photo["IMAGE"], method="bicubic")  # as in its training
+    # Bicubic as in its training; 2 as ComfyUI's example is large and the first run shall be short.
+    large = r.enlarge(r.photo["IMAGE"], 2.0, method="bicubic")
     graph.column()
     positive = graph.add("HYPIRConditioning", model=r.model)["CONDITIONING"]
     latent = graph.add("HYPIREncode", image=large, vae=r.encoder)["LATENT"]

@@ -7,6 +7,7 @@ network's own features. All take any size.
 
 import copy
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from .generator import call_network
-from .models import Base, Condition
+from .models import Base, Condition, load_network
 from .recipes import Recipe
 
 HEAD_WIDTH = 512  # as published
@@ -187,6 +188,8 @@ def make_discriminator(recipe: Recipe, base: Base) -> Discriminator:
     """
     if recipe.discriminator == "unet":
         backbone = DiffusionBackbone(base)
+        if recipe.discriminator_weights:
+            load_network(backbone.network, Path(recipe.discriminator_weights))
         example = torch.zeros(1, base.prior.latent_channels, 8, 8)
     else:
         backbone = ImageBackbone(load_backbone(recipe))

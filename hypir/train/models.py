@@ -174,7 +174,7 @@ def _tiny_base(recipe: Recipe) -> Base:
     out = Path(recipe.out)
     for given, name, put in (
         (recipe.autoencoder_file, AUTOENCODER_FILE, lambda path: load_vae_part(vae, path)),
-        (recipe.prior_file, PRIOR_FILE, lambda path: _load_network(network, path)),
+        (recipe.prior_file, PRIOR_FILE, lambda path: load_network(network, path)),
     ):
         path = Path(given) if given else out / name
         if given or (recipe.out and path.is_file()):
@@ -183,7 +183,12 @@ def _tiny_base(recipe: Recipe) -> Base:
     return base
 
 
-def _load_network(network: nn.Module, path: Path) -> None:
+def load_network(network: nn.Module, path: Path) -> None:
+    """Put the tensors of a file into a network.
+
+    Raises:
+        ValueError: if they are another network's.
+    """
     tensors, _ = read_tensors(path)
     try:
         network.load_state_dict(tensors)

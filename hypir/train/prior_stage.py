@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypir.noise import standard_normal
+from hypir.one_step import flow_input_scale
 from hypir.weight_files import write_tensors
 
 from .data import Batch, derive_seed
@@ -82,11 +83,12 @@ class PriorStage:
     @torch.no_grad()
     def result(self, batch: Batch) -> Tensor:
         """The degraded picture after the one step, untrained for it."""
-        prior = self.prior
-        level = prior.level(prior.timestep)
+        prior, told = self.prior, self._recipe.timestep
+        level = prior.level(told if told >= 0 else prior.timestep)
         with self._accelerator.autocast(), self.ema.applied():
             condition = self._text.encode(batch.captions, batch.target.device)
-            x_t = prior.input_scale * self._encoder(batch.degraded).float()
+            scale = flow_input_scale(level.sigma)
+            x_t = scale * self._encoder(batch.degraded).float()
             s = torch.full((len(x_t),), level.sigma, device=x_t.device)
             x0 = x_t - level.sigma * self.flow(x_t, s, condition.tokens, condition.pooled).float()
             return decode(self._vae, prior, x0).float()

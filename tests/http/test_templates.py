@@ -197,6 +197,7 @@ def test_the_host_lists_the_small_model_and_start_here_runs_on_it(server, photo)
             if name in schema:
                 assert node["inputs"][name] in choices_of(*schema[name])
     set_input(prompt, "LoadImage", image=server.upload_image(photo))
+    set_input(prompt, "ImageScaleBy", scale_by=float(SCALE))
     expected = enlarged(photo)
     result = pixels(*saved_by(server, prompt))
     assert result.shape == expected.shape

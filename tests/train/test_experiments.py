@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -10,8 +12,9 @@ import torch
 from hypir.__main__ import main
 from hypir.train.adversarial_stage import AdversarialStage
 from hypir.train.dead_leaves import TEXTURES, LeafCanvas
-from hypir.train.experiments import page, sweeps, training, trials
-from hypir.train.experiments.finding import FAILS, HOLDS, Finding
+from hypir.train.experiments import page, starts, sweeps, training, trials
+from hypir.train.experiments.finding import FAILS, HOLDS, UNDECIDED, Finding, Panel
+from hypir.train.experiments.tables import of, table
 from hypir.train.experiments.trials import FILES, LORA, Lab, held_out, judge, psnr, restore
 from hypir.train.run import train
 
@@ -53,6 +56,7 @@ def model(tmp_path_factory):
 def lab(model, tmp_path, monkeypatch) -> Lab:
     monkeypatch.setattr(trials, "COUNT", 2)
     monkeypatch.setattr(trials, "CROP", 32)
+    (tmp_path / "out").mkdir()
     return Lab(model, tmp_path / "out", 2, (0,))
 
 
@@ -88,20 +92,68 @@ def test_a_trial_is_run_once_and_kept(lab, monkeypatch):
         lab.trial(1)
 
 
-def test_what_a_verdict_says_follows_from_the_numbers(lab, monkeypatch):
-    def pretend(self, seed, measure=None, **changes):
-        good = bool(changes.get("encoder_file", "given"))
-        psnrs = [20.0, 21.0] if good else [19.0, 19.5]
-        measures = {"psnr_medium": psnrs[1], "psnr_heavy": psnrs[1], "detail": 1.0}
-        curves = {"psnr": psnrs, "psnr_step": [1, 2], "gradient": [1.0, 1.0]}
-        return {**measures, "correlation": 0.5, "curves": curves}
+def pretended(monkeypatch, give) -> None:
+    """Trials that give what `give` says of the changed fields and the seed."""
 
-    monkeypatch.setattr(Lab, "trial", pretend)
-    found = training.pre_removal(lab)
-    assert found.verdict == HOLDS and "+1.50 dB" in found.because
-    assert found.rows[0] == ("with", "21", "21", "1", "0.5")
-    monkeypatch.setattr(Lab, "trial", lambda *a, **k: pretend(*a))
-    assert training.pre_removal(lab).verdict == FAILS
+    def trial(self, seed, measure=None, **changes):
+        values = {"psnr_light": 20.0, "psnr_medium": 20.0, "psnr_heavy": 20.0, "detail": 1.0}
+        values |= {"correlation": 0.5, "variety": 1.0, "spread": 1.0, "gradient": 1.0}
+        values |= give(seed, changes)
+        psnrs = [values["psnr_medium"] - 1, values["psnr_medium"]]
+        curves = {"psnr": psnrs, "psnr_step": [0, 2], "gradient": [values["gradient"]] * 2}
+        return {**values, "curves": curves}
+
+    monkeypatch.setattr(Lab, "trial", trial)
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"), [(1.5, HOLDS), (0.01, UNDECIDED), (0.3, UNDECIDED), (-1.5, FAILS)]
+)
+def test_the_encoder_helps_only_where_seeds_agree(lab, monkeypatch, gain, verdict):
+    def give(seed, changes):
+        return {"psnr_heavy": 20 + (changes.get("encoder_file") != "") * gain + 0.4 * seed}
+
+    pretended(monkeypatch, give)
+    found = starts.pre_removal(Lab(lab.model, lab.out, 2, (0, 1, 2)))
+    assert found.verdict == verdict and f"{gain:+.2f} dB" in found.because
+
+
+def test_a_random_start_is_told_by_gradient_and_by_steps(lab, monkeypatch):
+    def give(seed, changes):
+        worse = "random" in changes.get("prior_file", "")
+        return {"gradient": 3.0, "psnr_medium": 18.0, "variety": 0.5} if worse else {}
+
+    pretended(monkeypatch, give)
+    found = starts.initialisation(lab)
+    assert found.verdict == HOLDS and "3.00 times" in found.because
+    pretended(monkeypatch, lambda seed, changes: {})
+    assert starts.initialisation(lab).verdict == FAILS  # it needs as many steps
+
+
+def test_a_loss_that_only_adds_noise_does_not_pass(lab, monkeypatch):
+    def give(seed, changes):
+        with_gan = changes.get("gan", 1) > 0
+        return {"detail": 0.9 if with_gan else 0.3, "correlation": 0.2 if with_gan else 0.6}
+
+    pretended(monkeypatch, give)
+    found = training.losses(lab)
+    assert found.verdict == FAILS and "0.90 of the truth's" in found.because
+
+
+def test_a_run_that_diverged_is_told(lab, monkeypatch):
+    def give(seed, changes):
+        return dict.fromkeys(("psnr_light", "psnr_medium", "psnr_heavy"), math.nan)
+
+    pretended(monkeypatch, give)
+    rows, _ = table(lab, {"a": {}}, {"PSNR, light": of("psnr_light"), "spread": of("spread")})
+    assert rows == [("a", "diverged", "1.00")]
+
+
+def test_a_timestep_at_the_end_of_what_was_tried_decides_nothing():
+    assert sweeps.place_verdict([(50, 60), (100, 120), (200, 220)]) == HOLDS
+    assert sweeps.place_verdict([(50, 60), (100, 120), (400, 220)]) == FAILS
+    assert sweeps.place_verdict([(100, 90), (50, 120), (200, 220)]) == FAILS
+    assert sweeps.place_verdict([(25, 60), (100, 120), (200, 220)]) == UNDECIDED
 
 
 def test_more_steps_of_the_flow_end_where_one_begins_for_a_straight_flow(lab):
@@ -123,13 +175,22 @@ def test_the_command_writes_a_page_with_a_table_and_a_plot(model, tmp_path, monk
     text = target.read_text()
     assert text.count("\n## ") == 2
     assert (target.parent / "experiments" / "noise.png").is_file()
+    assert main([*command[:-1], "steps"]) == 0
+    assert target.read_text().count("\n## ") == 3  # what was run before stays
     assert main([*command[:-1], "nothing"]) == 1
     assert "there is no experiment 'nothing'" in capsys.readouterr().err
 
 
-def test_every_experiment_of_the_page_is_a_finding_with_a_row_per_head():
-    finding = Finding("a", "A", "claim", "how", ("x", "y"), [("1", "2")], HOLDS, "so it is")
+def test_a_finding_is_a_section_with_a_table_a_plot_and_a_verdict(tmp_path):
+    panel = Panel("x", "y", {"a": ([0.0, 1.0], [1.0, 2.0])})
+    finding = Finding("a", "A", "claim", "how", ("x", "y"), [("1", "2")], HOLDS, "so", (panel,))
     lines = page.section(finding, "experiments").splitlines()
     assert "| x | y |" in lines and "| 1 | 2 |" in lines
-    assert lines[-1] == "**Holds**: so it is."
-    json.dumps(list(page.EXPERIMENTS))
+    assert "![A](experiments/a.png)" in lines
+    assert lines[-1] == "**Holds**: so."
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(dataclasses.asdict(finding)))
+    kept = page.load_finding(file)
+    assert page.section(kept, "experiments").splitlines() == lines
+    page.draw(kept, tmp_path / "a.png")
+    assert (tmp_path / "a.png").is_file()

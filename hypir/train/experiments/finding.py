@@ -1,8 +1,23 @@
-"""What an experiment gives: a table, curves, and a verdict."""
+"""What an experiment gives: a table, plots, and a verdict."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
 
-HOLDS, FAILS, OPEN = "holds", "does not hold", "not testable here"
+HOLDS, FAILS = "holds", "does not hold"
+OPEN, UNDECIDED = "not testable here", "undecided"
+NEAR = 0.03
+"""Smallest difference in dB that is told from none, beside the spread over seeds."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot."""
+
+    x: str
+    y: str
+    curves: dict[str, tuple[list[float], list[float]]]
+    """Label -> (x, y)."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +34,27 @@ class Finding:
     head: tuple[str, ...]
     rows: list[tuple[str, ...]]
     verdict: str
-    """HOLDS, FAILS or OPEN."""
+    """HOLDS, FAILS, OPEN or UNDECIDED."""
     because: str
     """One sentence with the numbers that decide."""
-    curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
-    """Label -> (x, y)."""
-    axes: tuple[str, str] = ("", "")
+    panels: tuple[Panel, ...]
+
+
+def clearly_above(a: Sequence[float], b: Sequence[float], least: float = NEAR) -> bool:
+    """Whether the mean of a lies above that of b by more than half the wider spread and `least`."""
+    spread = max(max(x) - min(x) for x in (a, b)) / 2
+    return fmean(a) - fmean(b) > max(spread, least)
+
+
+def by_comparison(a: Sequence[float], b: Sequence[float]) -> str:
+    """HOLDS where a lies clearly above b, FAILS where b lies above a, else UNDECIDED."""
+    if clearly_above(a, b):
+        return HOLDS
+    return FAILS if clearly_above(b, a) else UNDECIDED
+
+
+def all_of(verdicts: Sequence[str]) -> str:
+    """Of a claim with several parts: FAILS if one does, HOLDS if all do."""
+    if FAILS in verdicts:
+        return FAILS
+    return HOLDS if all(v == HOLDS for v in verdicts) else UNDECIDED

@@ -1,11 +1,13 @@
 """`python -m hypir experiments`: run them, write the page and its plots."""
 
+import dataclasses
+import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import sweeps, training
-from .finding import Finding
+from . import starts, sweeps, training
+from .finding import NEAR, Finding, Panel
 from .trials import LORA, Lab
 
 log = logging.getLogger(__name__)
@@ -13,8 +15,8 @@ log = logging.getLogger(__name__)
 EXPERIMENTS: dict[str, Callable[[Lab], Finding]] = {
     f.__name__: f
     for f in (
-        training.initialisation,
-        training.pre_removal,
+        starts.initialisation,
+        starts.pre_removal,
         training.discriminators,
         training.ranks,
         training.losses,
@@ -23,7 +25,7 @@ EXPERIMENTS: dict[str, Callable[[Lab], Finding]] = {
         sweeps.timesteps,
         training.timesteps_trained,
         training.contents,
-        training.prior_sizes,
+        starts.prior_sizes,
         sweeps.steps,
     )
 }
@@ -32,10 +34,13 @@ OPENING = """\
 
 What the paper claims of HYPIR, tested at the size of the small model
 ([its card](../models/README.md)): a network of 3.8 M parameters, made-up pictures (dead leaves),
-{seeds} seeds, and for experiments that train {steps} steps of 8 crops of 64 px each. That is a few
-hundred times fewer parameters and some ten thousand times fewer pictures than the paper's; a
-verdict is one about this size. Values are mean +- standard deviation over seeds, on {count}
-held-out pictures per degradation; PSNR without colour transfer.
+{seeds} seeds, and for experiments that train {steps} steps of 8 crops of 64 px each. That is
+hundreds to thousands of times fewer parameters and some ten thousand times fewer pictures than the
+paper's; a verdict is one about this size. Values are mean +- standard deviation over seeds, on
+{count} held-out pictures per degradation, each restored at the richness of its own target; PSNR
+without colour transfer. In experiments that train, a seed is another training; in the others,
+another set of pictures. Less than {near} dB, or than half the spread over seeds, counts as no
+difference: "undecided".
 
 | experiment | verdict | because |
 |---|---|---|
@@ -62,11 +67,23 @@ def run_experiments(lab: Lab, page: Path, only: Sequence[str] = ()) -> list[Find
     lab.out.mkdir(parents=True, exist_ok=True)
     found = []
     for name, experiment in EXPERIMENTS.items():
+        kept = lab.out / "findings" / f"{name}.json"
         if not only or name in only:
-            found.append(experiment(lab))
-            log.info("%s: %s, %s", found[-1].title, found[-1].verdict, found[-1].because)
+            finding = experiment(lab)
+            log.info("%s: %s, %s", finding.title, finding.verdict, finding.because)
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_text(json.dumps(dataclasses.asdict(finding)), encoding="utf-8")
+        if kept.is_file():
+            found.append(load_finding(kept))
     write_page(lab, page, found)
     return found
+
+
+def load_finding(file: Path) -> Finding:
+    """One that was kept, so that a page holds all that were ever run."""
+    fields = json.loads(file.read_text("utf-8"))
+    panels = tuple(Panel(**panel) for panel in fields["panels"])
+    return Finding(**{**fields, "panels": panels})
 
 
 def write_page(lab: Lab, page: Path, found: Sequence[Finding]) -> None:
@@ -76,11 +93,11 @@ def write_page(lab: Lab, page: Path, found: Sequence[Finding]) -> None:
     pictures = page.parent / page.stem
     pictures.mkdir(parents=True, exist_ok=True)
     summary = "\n".join(f"| {f.title} | **{f.verdict}** | {f.because} |" for f in found)
-    opening = OPENING.format(seeds=len(lab.seeds), steps=lab.steps, count=COUNT, summary=summary)
+    sizes = {"seeds": len(lab.seeds), "steps": lab.steps, "count": COUNT, "near": NEAR}
+    opening = OPENING.format(**sizes, summary=summary)
     parts = [opening]
     for finding in found:
-        if finding.curves:
-            draw(finding, pictures / f"{finding.name}.png")
+        draw(finding, pictures / f"{finding.name}.png")
         parts.append(section(finding, page.stem))
     parts.append("Written by `python -m hypir experiments`; do not edit by hand.")
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -96,22 +113,24 @@ def section(finding: Finding, folder: str) -> str:
         finding.method,
         "\n".join(f"| {' | '.join(line)} |" for line in lines),
     ]
-    if finding.curves:
-        parts.append(f"![{finding.title}]({folder}/{finding.name}.png)")
+    parts.append(f"![{finding.title}]({folder}/{finding.name}.png)")
     parts.append(f"**{finding.verdict[0].upper()}{finding.verdict[1:]}**: {finding.because}.")
     return "\n\n".join(parts)
 
 
 def draw(finding: Finding, file: Path) -> None:
-    """Its curves as a picture."""
+    """Its plots side by side."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for label, (x, y) in finding.curves.items():
-        axes.plot(x, y, marker="o", markersize=3, label=label)
-    axes.set_xlabel(finding.axes[0])
-    axes.set_ylabel(finding.axes[1])
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(file, dpi=90)
+    count = len(finding.panels)
+    figure = Figure(figsize=(5.5 * count, 3.6), layout="constrained")
+    for axes, panel in zip(
+        figure.subplots(1, count, squeeze=False)[0], finding.panels, strict=True
+    ):
+        for label, (x, y) in panel.curves.items():
+            axes.plot(x, y, marker="o", markersize=3, label=label)
+        axes.set_xlabel(panel.x)
+        axes.set_ylabel(panel.y)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(file, dpi=80)

@@ -1,141 +1,26 @@
-"""Experiments that train: where the start, the encoder, the losses and the sizes matter."""
+"""Experiments that train with other settings: losses, ranks, discriminators, timesteps, words."""
 
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from statistics import fmean
 
-import torch
-
-from hypir.weight_files import write_tensors
-
 from ..discriminators import TIMM_MODELS
-from ..recipes import Phase, tiny
-from ..run import train
-from ..small_models import tiny_network
-from .finding import FAILS, HOLDS, OPEN, Finding
-from .trials import FILES, Lab, held_out, mean_and_deviation, psnr, restore
+from .finding import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    UNDECIDED,
+    Finding,
+    Panel,
+    all_of,
+    by_comparison,
+    clearly_above,
+)
+from .tables import MEASURES, mean_psnr, psnr_panel, table
+from .trials import Lab, held_out, mean_and_deviation, psnr, restore
 
-FULL_RANK = 192
-"""As wide as the network: a LoRA of this rank can change a layer into any other."""
-FIRST_STEPS = 10
-NEAR = 0.03
-"""Smallest difference in dB that is told from none, beside the spread over seeds."""
-
-
-def table(
-    lab: Lab, variants: dict[str, dict], columns: dict[str, Callable[[dict], float]]
-) -> tuple[list[tuple[str, ...]], dict[str, dict[str, list[float]]]]:
-    """Rows of mean and deviation over seeds, and the values: variant -> column -> seeds."""
-    values = {
-        name: {
-            column: [measure(lab.trial(seed, **changes)) for seed in lab.seeds]
-            for column, measure in columns.items()
-        }
-        for name, changes in variants.items()
-    }
-    rows = [(name, *map(mean_and_deviation, found.values())) for name, found in values.items()]
-    return rows, values
-
-
-def of(name: str) -> Callable[[dict], float]:
-    """A measure by its name."""
-    return lambda result: result[name]
-
-
-MEASURES = {
-    "PSNR, medium": of("psnr_medium"),
-    "PSNR, heavy": of("psnr_heavy"),
-    "detail": of("detail"),
-    "correlation": of("correlation"),
-}
-
-
-def psnr_curves(lab: Lab, variants: dict[str, dict]) -> dict:
-    """Mean over seeds of the PSNR by step."""
-    result = {}
-    for name, changes in variants.items():
-        runs = [lab.trial(seed, **changes)["curves"] for seed in lab.seeds]
-        result[name] = (
-            runs[0]["psnr_step"],
-            [fmean(p) for p in zip(*(r["psnr"] for r in runs), strict=True)],
-        )
-    return result
-
-
-def clearly_above(a: Sequence[float], b: Sequence[float], least: float = NEAR) -> bool:
-    """Whether the mean of a lies above that of b by more than both spreads and `least`."""
-    spread = max(max(x) - min(x) for x in (a, b)) / 2
-    return fmean(a) - fmean(b) > max(spread, least)
-
-
-def initialisation(lab: Lab) -> Finding:
-    """Diffusion initialisation against random initialisation."""
-    random = lab.out / "random_prior.safetensors"
-    torch.manual_seed(0)
-    write_tensors(random, tiny_network(3).state_dict(), {"hypir.prior": "sd3"})
-    variants = {
-        "diffusion": {"rank": FULL_RANK},
-        "random": {"rank": FULL_RANK, "prior_file": str(random)},
-    }
-
-    def gradient(result: dict) -> float:
-        return fmean(result["curves"]["gradient"][:FIRST_STEPS])
-
-    columns = {
-        f"gradient, first {FIRST_STEPS} steps": gradient,
-        "largest gradient": lambda r: max(r["curves"]["gradient"]),
-        **MEASURES,
-        "variety": of("variety"),
-        "spread": of("spread"),
-    }
-    rows, values = table(lab, variants, columns)
-    first = f"gradient, first {FIRST_STEPS} steps"
-    ratio = fmean(values["random"][first]) / fmean(values["diffusion"][first])
-    reached = []
-    for seed in lab.seeds:
-        goal = lab.trial(seed, **variants["random"])["curves"]["psnr"][-1]
-        own = lab.trial(seed, **variants["diffusion"])["curves"]
-        steps = [s for s, p in zip(own["psnr_step"], own["psnr"], strict=True) if p >= goal]
-        reached.append(steps[0] if steps else float("inf"))
-    holds = ratio > 1 and all(step < lab.steps for step in reached)
-    return Finding(
-        "initialisation",
-        "Diffusion initialisation",
-        "A generator that starts as a diffusion model has small, stable gradients from the first "
-        "step (corollary 1), reaches an accuracy in fewer steps (proposition 4.4) and keeps the "
-        "variety of the data (proposition 4.3).",
-        f"The same adversarial stage on the flow-matching prior and on random weights of the same "
-        f"network, LoRA of rank {FULL_RANK} (the width of the network) in both.",
-        ("start", *columns),
-        rows,
-        HOLDS if holds else FAILS,
-        f"the gradient of the random start is {ratio:.2f} times that of the diffusion start over "
-        f"the first {FIRST_STEPS} steps; what the random start reaches after {lab.steps} steps, "
-        f"the other has after {', '.join(map(str, reached))} (by seed)",
-        psnr_curves(lab, variants),
-        ("step", "PSNR of held-out pictures, dB"),
-    )
-
-
-def pre_removal(lab: Lab) -> Finding:
-    """The degradation-removal encoder, on and off."""
-    variants = {"with": {}, "without": {"encoder_file": ""}}
-    rows, values = table(lab, variants, MEASURES)
-    column = "PSNR, heavy"
-    better = clearly_above(values["with"][column], values["without"][column])
-    gain = fmean(values["with"][column]) - fmean(values["without"][column])
-    return Finding(
-        "pre_removal",
-        "Degradation pre-removal",
-        "Without the encoder that removes degradation the step misreads what is degraded.",
-        "The adversarial stage behind the trained encoder and behind the plain one.",
-        ("encoder", *MEASURES),
-        rows,
-        HOLDS if better else FAILS,
-        f"with it heavy degradation is restored {gain:+.2f} dB nearer to the truth",
-        psnr_curves(lab, variants),
-        ("step", "PSNR of held-out pictures, dB"),
-    )
+WORDS = ("right", "wrong", "none")
 
 
 def discriminators(lab: Lab) -> Finding:
@@ -143,9 +28,10 @@ def discriminators(lab: Lab) -> Finding:
     variants = {"features of the prior": {}, "none": {"gan": 0.0}}
     columns = {
         **MEASURES,
-        "D accuracy": lambda r: fmean(r["curves"].get("d_accuracy", [float("nan")])[-20:]),
+        "D accuracy": lambda r: fmean(r["curves"].get("d_accuracy", [math.nan])[-20:]),
     }
     rows, _ = table(lab, variants, columns)
+    rows = [(*row[:-1], row[-1].replace("diverged", "-")) for row in rows]
     return Finding(
         "discriminators",
         "Backbones of the discriminator",
@@ -156,87 +42,95 @@ def discriminators(lab: Lab) -> Finding:
         rows,
         OPEN,
         "pretrained ConvNeXt, DINO and CLIP were not at hand",
-        psnr_curves(lab, variants),
-        ("step", "PSNR of held-out pictures, dB"),
+        (psnr_panel(lab, variants),),
     )
 
 
 def ranks(lab: Lab) -> Finding:
     """Rank of the LoRA."""
-    variants = {str(rank): {"rank": rank} for rank in (4, 16, 32, 64)}
+    variants = {str(rank): {"rank": rank} for rank in (8, 16, 32, 64)}
     rows, values = table(lab, variants, MEASURES)
-    column = "PSNR, medium"
-    means = [fmean(v[column]) for v in values.values()]
-    gains = [b - a for a, b in itertools.pairwise(means)]
-    holds = means[-1] > means[0] and gains[-1] < gains[0]
+    psnrs = [mean_psnr(v) for v in values.values()]
+    gains = [fmean(b) - fmean(a) for a, b in itertools.pairwise(psnrs)]
+    parts = [by_comparison(psnrs[-1], psnrs[0])]
+    parts.append(HOLDS if gains[-1] < gains[0] else UNDECIDED)
     return Finding(
         "ranks",
         "Rank of the LoRA",
         "A higher rank restores better, with gains that diminish.",
-        "Rank 4 to 64 on a network 192 wide.",
+        "Rank 8 to 64 on a network 192 wide, trained alike.",
         ("rank", *MEASURES),
         rows,
-        HOLDS if holds else FAILS,
-        f"from rank to rank {', '.join(f'{g:+.2f}' for g in gains)} dB on medium degradation",
-        psnr_curves(lab, variants),
-        ("step", "PSNR of held-out pictures, dB"),
+        all_of(parts),
+        f"each doubling gives {', '.join(f'{g:+.2f}' for g in gains)} dB, mean of the degradations",
+        (psnr_panel(lab, variants),),
     )
 
 
 def losses(lab: Lab) -> Finding:
     """Losses one at a time."""
-    none = {"mse": 0.0, "pyramid": 0.0, "energy": 0.0, "gan": 0.0}
+    none = {"mse": 0.0, "pyramid": 0.0, "energy": 0.0, "latent": 0.0, "gan": 0.0}
+    every = {"mse": 1.0, "energy": 1.0}
     variants = {
-        "all": {},
+        "all": every,
+        "all but GAN": {**every, "gan": 0.0},
         "MSE alone": {**none, "mse": 1.0},
-        "pyramid alone": {**none, "pyramid": 1.0},
+        "latents alone": {**none, "latent": 1.0},
         "amount of detail alone": {**none, "energy": 4.0},
         "GAN alone": {**none, "gan": 0.5},
-        "all but GAN": {"gan": 0.0},
     }
     rows, values = table(lab, variants, MEASURES)
+    away = {n: [abs(1 - d) for d in v["detail"]] for n, v in values.items()}
+    psnrs = {name: mean_psnr(v) for name, v in values.items()}
+    correlation = {name: v["correlation"] for name, v in values.items()}
+    parts = [
+        by_comparison(away["all but GAN"], away["all"]),
+        FAILS if clearly_above(correlation["all but GAN"], correlation["all"]) else HOLDS,
+        by_comparison(psnrs["MSE alone"], psnrs["GAN alone"])
+        if all(map(math.isfinite, psnrs["GAN alone"]))
+        else HOLDS,
+    ]
     detail = {name: fmean(v["detail"]) for name, v in values.items()}
-    near = {name: fmean(v["PSNR, medium"]) for name, v in values.items()}
-    holds = detail["GAN alone"] > detail["MSE alone"] and near["MSE alone"] > near["GAN alone"]
     return Finding(
         "losses",
         "Losses one at a time",
         "The adversarial term brings the texture that MSE averages away, and MSE the likeness.",
-        "The adversarial stage with one term only, and with all. LPIPS needs a backbone that "
-        "cannot be had here.",
+        "The adversarial stage with all terms, without the GAN, and with one term only. LPIPS "
+        "needs a backbone that cannot be had here.",
         ("losses", *MEASURES),
         rows,
-        HOLDS if holds else FAILS,
-        f"detail {detail['MSE alone']:.2f} of the truth's with MSE alone, "
-        f"{detail['GAN alone']:.2f} with the GAN alone, {detail['all']:.2f} with all",
-        psnr_curves(lab, variants),
-        ("step", "PSNR of held-out pictures, dB"),
+        all_of(parts),
+        f"detail is {detail['all']:.2f} of the truth's with all terms and "
+        f"{detail['all but GAN']:.2f} without the GAN ({parts[0]}), at a correlation of "
+        f"{fmean(correlation['all']):.3f} and {fmean(correlation['all but GAN']):.3f} "
+        f"({parts[1]}); MSE alone lies nearer to the truth than the GAN alone ({parts[2]})",
+        (psnr_panel(lab, variants),),
     )
 
 
 def timesteps_trained(lab: Lab) -> Finding:
     """The timestep, when the network is trained at it, and the input scale."""
-    variants = {str(t): {"timestep": t} for t in (100, 200, 364, 600)}
-    variants["364, k = 1"] = {"input_scale": 1.0}
+    variants = {str(t): {"timestep": t} for t in (50, 100, 364, 600)}
+    variants["364, k = 1"] = {"timestep": 364, "input_scale": 1.0}
     rows, values = table(lab, variants, MEASURES)
-    column = "PSNR, medium"
-    best = max((n for n in values), key=lambda n: fmean(values[n][column]))
-    k, one = values["364"][column], values["364, k = 1"][column]
+    psnrs = {name: mean_psnr(v) for name, v in values.items()}
+    best = max(("50", "100", "364", "600"), key=lambda n: fmean(psnrs[n]))
+    ours = by_comparison(psnrs["100"], psnrs["364"])
+    scaled = by_comparison(psnrs["364"], psnrs["364, k = 1"])
     return Finding(
         "timesteps_trained",
         "Timestep and input scale in training",
         "Which timestep is right for a flow prior, and whether its input must be scaled by k, are "
-        "not published. Ours: 364, the signal-to-noise ratio of SD2's 200, and "
-        "k = sqrt((1-s)^2 + s^2).",
-        "The adversarial stage at four timesteps, and at 364 without the scale.",
+        "not published. Ours: 364, the signal-to-noise ratio of SD2's 200, for SD3 and Flux; 100 "
+        "for the small model; and k = sqrt((1-s)^2 + s^2).",
+        "The adversarial stage at four timesteps, and at 364 without the scale (0.733).",
         ("timestep", *MEASURES),
         rows,
-        HOLDS
-        if not clearly_above(one, k) and not clearly_above(values[best][column], k)
-        else FAILS,
-        f"best is {best}; k against 1 at 364: {fmean(k) - fmean(one):+.2f} dB",
-        psnr_curves(lab, variants),
-        ("step", "PSNR of held-out pictures, dB"),
+        all_of([ours, scaled]),
+        f"best is {best}; 100 against 364 {fmean(psnrs['100']) - fmean(psnrs['364']):+.2f} dB "
+        f"({ours}), k against 1 at 364 {fmean(psnrs['364']) - fmean(psnrs['364, k = 1']):+.2f} dB "
+        f"({scaled})",
+        (psnr_panel(lab, variants),),
     )
 
 
@@ -244,34 +138,38 @@ def contents(lab: Lab) -> Finding:
     """Conditioning by content: texture classes as words."""
     classes = ("stripes", "checks", "rough")
     data = tuple(f"leaves:{name}" for name in classes)
-    changes = {"data": data, "caption_drop": 0.3, "crop": 64}
-    gains: dict[tuple[str, str], list[float]] = {}
-    for seed in lab.seeds:
-        result = lab.trial(seed, _judge_contents(classes), **changes)
-        for preset, told in itertools.product(("light", "heavy"), ("right", "wrong", "none")):
-            gains.setdefault((preset, told), []).append(result[f"{preset}/{told}"])
-    told = ("right", "wrong", "none")
-    rows = [
-        (preset, *(mean_and_deviation(gains[preset, word]) for word in told))
-        for preset in ("light", "heavy")
+    changes = {"data": data, "caption_drop": 0.3, "texture": False}
+    trials = [lab.trial(seed, _judge_contents(classes), **changes) for seed in lab.seeds]
+    presets = ("light", "heavy")
+    gains = {(p, w): [t[f"{p}/{w}"] for t in trials] for p in presets for w in WORDS}
+    rows = [(p, *(mean_and_deviation(gains[p, w]) for w in WORDS)) for p in presets]
+
+    def gain(preset: str, word: str) -> list[float]:
+        pairs = zip(gains[preset, word], gains[preset, "none"], strict=True)
+        return [told - untold for told, untold in pairs]
+
+    nothing = [0.0] * len(trials)
+    harm = [abs(x) for x in gain("light", "wrong")]
+    parts = [
+        by_comparison(gain("heavy", "right"), nothing),
+        by_comparison(nothing, gain("heavy", "wrong")),
+        by_comparison([abs(x) for x in gain("heavy", "wrong")], harm),
     ]
-    right, wrong = (
-        {p: fmean(gains[p, w]) - fmean(gains[p, "none"]) for p in ("light", "heavy")}
-        for w in ("right", "wrong")
-    )
-    holds = right["heavy"] > NEAR and abs(wrong["light"]) < NEAR
+    means = [fmean(gain(p, w)) for p in presets for w in ("right", "wrong")]
+    curves = {w: ([0.0, 1.0], [fmean(gains[p, w]) for p in presets]) for w in WORDS}
     return Finding(
         "contents",
         "Conditioning by content",
         "A right prompt helps; a wrong one is ignored unless the picture is very bad.",
         "Dead leaves of one texture each (stripes, checks, rough noise), told by a token of its "
-        "own in training, dropped at random; then restored when told right, wrong or nothing. PSNR "
-        "in dB.",
-        ("degradation", *told),
+        "own in training, dropped at random, without a richness token; then restored when told "
+        "right, wrong or nothing. PSNR in dB on four pictures of each texture.",
+        ("degradation", *WORDS),
         rows,
-        HOLDS if holds else FAILS,
-        f"told right: {right['light']:+.3f} dB light, {right['heavy']:+.3f} dB heavy; told wrong: "
-        f"{wrong['light']:+.3f} and {wrong['heavy']:+.3f}",
+        all_of(parts),
+        f"told right: {means[0]:+.3f} dB light, {means[2]:+.3f} dB heavy ({parts[0]}); told wrong: "
+        f"{means[1]:+.3f} and {means[3]:+.3f} ({parts[1]}), more on heavy ({parts[2]})",
+        (Panel("degradation (0 light, 1 heavy)", "PSNR, dB", curves),),
     )
 
 
@@ -289,42 +187,3 @@ def _judge_contents(classes: Sequence[str]):
         return {key: fmean(values) for key, values in result.items()}
 
     return judge
-
-
-def prior_sizes(lab: Lab) -> Finding:
-    """Depth 1, 2 and 3, trained alike."""
-    variants = {}
-    for depth in (1, 2, 3):
-        out = lab.out / f"prior_depth_{depth}"
-        recipe = tiny(
-            stages=("prior",),
-            depth=depth,
-            autoencoder_file=str(lab.model / FILES["autoencoder_file"]),
-            diffusion=(Phase(4 * lab.steps, 16, 1e-3),),
-            crop=64,
-            pool_uses=4,
-            ema=0.98,
-            warmup=50,
-            precision="no",
-            export="fp32",
-            out=str(out),
-        )
-        if not (out / "prior.safetensors").is_file():
-            train(recipe)
-        variants[str(depth)] = {"depth": depth, "prior_file": str(out / "prior.safetensors")}
-    rows, values = table(lab, variants, MEASURES)
-    column = "PSNR, medium"
-    means = [fmean(v[column]) for v in values.values()]
-    return Finding(
-        "prior_sizes",
-        "Size of the prior",
-        "A larger prior restores better.",
-        f"Networks of depth 1, 2 and 3 (width 64 times depth), each trained by flow matching for "
-        f"{4 * lab.steps} steps and then adversarially.",
-        ("depth", *MEASURES),
-        rows,
-        HOLDS if means == sorted(means) else FAILS,
-        f"{', '.join(f'{m:.2f}' for m in means)} dB on medium degradation at depth 1, 2, 3",
-        psnr_curves(lab, variants),
-        ("step", "PSNR of held-out pictures, dB"),
-    )

@@ -7,8 +7,10 @@ share a trial train it once, and a run that was stopped goes on.
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -43,6 +45,10 @@ HELD_OUT_SEED = 900_001
 CROP, COUNT = 128, 8
 """Of the pictures that are measured: side in pixels, number per preset."""
 STRENGTHS = ("light", "medium", "heavy")
+LOOKS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+"""Parts of a run at which the held-out pictures are looked at, and before its first step."""
+VERSION = 1
+"""To be raised with every change of what is measured, so that kept results are not reused."""
 NOISE, DRAWS = 0.5, 4
 """Of the spread: strength of injected noise, and how many seeds."""
 
@@ -58,16 +64,19 @@ class Lab:
 
     def recipe(self, seed: int, **changes) -> Recipe:
         """A short run of the adversarial stage."""
-        phases = {"adversarial": (Phase(self.steps, 8, 2e-4),)}
+        phases = {"adversarial": (Phase(self.steps, 8, 5e-4),)}
         files = {field: str(self.model / name) for field, name in FILES.items()}
         values = {"stages": ("adversarial",), "seed": seed, "crop": 64, "pool": 32}
-        values |= {"ema": 0.97, "warmup": 20, "precision": "no", "export": "fp32", "probe_every": 0}
-        values |= {"checkpoint_every": 10**6, "out": str(self.out / "run")}
+        values |= {"ema": 0.9, "warmup": 20, "precision": "no", "export": "fp32", "probe_every": 0}
+        # In latents, which takes a third of the time; a process of its own folder.
+        values |= {"latent": 1.0, "mse": 0.0, "pyramid": 0.0, "energy": 0.0, "gan": 0.01}
+        values |= {"discriminator_rate": 1.0, "degradations": STRENGTHS}
+        values |= {"checkpoint_every": 10**6, "out": str(self.out / f"run_{os.getpid()}")}
         return tiny(**{**values, **phases, **files, **changes})
 
     def stage(self, recipe: Recipe, lora: Path | None = None) -> AdversarialStage:
         """The stage of a recipe, with the weights of a LoRA file if one is given."""
-        stage = AdversarialStage(recipe, make_accelerator(recipe))
+        stage = AdversarialStage(recipe, make_accelerator(recipe, cpu=True))
         if lora is not None:
             put_weights(stage.generator, read_weights(lora), stage.ema.shadow)
         return stage
@@ -75,7 +84,10 @@ class Lab:
     def trained(self) -> AdversarialStage:
         """The small model as it is shipped."""
         lora = self.model / LORA
-        return self.stage(self.recipe(0, rank=read_weights(lora).rank), lora)
+        weights = read_weights(lora)
+        told = {"timestep": weights.timestep, "coefficient_timestep": weights.coefficient_timestep}
+        recipe = self.recipe(0, rank=weights.rank, input_scale=weights.input_scale, **told)
+        return self.stage(recipe, lora)
 
     def trial(self, seed: int, measure: Callable[..., dict] | None = None, **changes) -> dict:
         """What a trial gave; from its file, if it was run before.
@@ -86,23 +98,29 @@ class Lab:
             changes: fields of the recipe.
 
         Returns:
-            "curves": values of every step by name, with "psnr" by step; and what `measure` gives.
+            "curves": values of every step by name, with "psnr" by step; and what `measure` gives,
+            nothing if the run diverged.
         """
         recipe = self.recipe(seed, **changes)
         told = {k: v for k, v in recipe.to_dict().items() if k != "out"}
         told |= {field: _digest(told[field]) for field in FILES}
-        told["measure"] = (measure or judge).__qualname__
+        told["discriminator_weights"] = _digest(told["discriminator_weights"])
+        told["measure"] = [(measure or judge).__qualname__, VERSION, CROP, COUNT, HELD_OUT_SEED]
         key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
         file = self.out / f"{key}.json"
         if file.is_file():
             return json.loads(file.read_text("utf-8"))
         log.info("trial %s: seed %d, %s", key, seed, changes or "as it is")
         stage = self.stage(recipe)
-        curves = Curves(stage, held_out("medium"), max(1, self.steps // 6))
+        curves = Curves(stage, held_out("medium"), self.steps)
         for path in (Path(recipe.out) / "checkpoints").rglob("*.*"):
             path.unlink()  # of the trial before: each begins anew
-        run_stage(stage, recipe, stage._accelerator, curves)
-        result = {"curves": curves.values, **(measure or judge)(stage)}
+        result: dict = {"curves": curves.values}
+        try:
+            run_stage(stage, recipe, stage._accelerator, curves)
+            result |= (measure or judge)(stage)
+        except FloatingPointError as error:  # what is asked, too, is whether this happens
+            log.info("diverged: %s", error)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(result), encoding="utf-8")
         return result
@@ -111,17 +129,22 @@ class Lab:
 class Curves:
     """A loop.Watcher that keeps every value, and the PSNR of held-out pictures now and then."""
 
-    def __init__(self, stage: AdversarialStage, batch: Batch, every: int):
-        self._stage, self._batch, self._every = stage, batch, every
+    def __init__(self, stage: AdversarialStage, batch: Batch, steps: int):
+        self._stage, self._batch = stage, batch
+        self._when = {round(steps * part) for part in LOOKS}
         self.values: dict[str, list[float]] = {"psnr": [], "psnr_step": []}
+        self._look(0)
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """See loop.Watcher."""
         for name, value in values.items():
             self.values.setdefault(name, []).append(float(value))
-        if step % self._every == 0:
-            self.values["psnr"].append(psnr(self._stage.result(self._batch), self._batch.target))
-            self.values["psnr_step"].append(step)
+        if step in self._when:
+            self._look(step)
+
+    def _look(self, step: int) -> None:
+        self.values["psnr"].append(psnr(restore(self._stage, self._batch), self._batch.target))
+        self.values["psnr_step"].append(step)
 
     def validate(self, step: int, stage) -> None:
         """See loop.Watcher."""
@@ -136,11 +159,7 @@ def held_out(preset: str, seed: int = 0, texture: str = "", count: int = 0) -> B
     `count` pictures, COUNT if 0.
     """
     count = count or COUNT
-    canvas_seed = HELD_OUT_SEED + seed
-    crops = [LeafCanvas(canvas_seed, i, CROP, texture).crop(0) for i in range(count)]
-    clean = torch.stack([torch.from_numpy(c.copy()) for c in crops]).movedim(-1, 1).float() / 255
-    seeds = [derive_seed(canvas_seed, preset, i) for i in range(count)]
-    degraded = degrade_and_enlarge(clean, 4, seeds, PRESETS[preset])
+    clean, degraded = _pictures(preset, HELD_OUT_SEED + seed, texture, count, CROP)
     return Batch(
         target=clean * 2 - 1,
         degraded=degraded * 2 - 1,
@@ -148,6 +167,15 @@ def held_out(preset: str, seed: int = 0, texture: str = "", count: int = 0) -> B
         numbers=list(range(count)),
         richness=measure_richness(clean.movedim(1, -1)),
     )
+
+
+@lru_cache(maxsize=64)
+def _pictures(preset: str, seed: int, texture: str, count: int, side: int) -> tuple[Tensor, Tensor]:
+    """(clean, degraded), (B, 3, H, W) in [0, 1]."""
+    crops = [LeafCanvas(seed, i, side, texture).crop(0) for i in range(count)]
+    clean = torch.stack([torch.from_numpy(c.copy()) for c in crops]).movedim(-1, 1).float() / 255
+    seeds = [derive_seed(seed, preset, i) for i in range(count)]
+    return clean, degrade_and_enlarge(clean, 4, seeds, PRESETS[preset])
 
 
 @torch.no_grad()
@@ -174,11 +202,11 @@ def judge(stage: AdversarialStage, seed: int = 0) -> dict:
 
     Returns:
         psnr and psnr_PRESET (dB), detail (Laplacian, to the target's), correlation (mean over the
-        Haar bands), variety (how much detail differs from picture to picture, to the targets'), and
-        spread (deviation over seeds of noise, of 255 levels).
+        Haar bands), variety (how much detail differs from picture to picture of one degradation, to
+        the targets'), and spread (deviation over seeds of noise, of 255 levels).
     """
     values: dict[str, float] = {}
-    results, targets = [], []
+    results, targets, varieties = [], [], []
     for preset in STRENGTHS:
         batch = held_out(preset, seed)
         result = restore(stage, batch)
@@ -186,11 +214,13 @@ def judge(stage: AdversarialStage, seed: int = 0) -> dict:
         values[f"input_{preset}"] = psnr(batch.degraded, batch.target)
         results.append(to_image(result))
         targets.append(to_image(batch.target))
+        deviations = [_log_detail(x[-1]).std() for x in (results, targets)]
+        varieties.append(float(deviations[0] / deviations[1]))
     have, want = torch.cat(results), torch.cat(targets)
     values["psnr"] = sum(values[f"psnr_{p}"] for p in STRENGTHS) / len(STRENGTHS)
     values["detail"] = float(detail_ratio(have, want).mean())
     values["correlation"] = float(band_correlations(have, want).mean())
-    values["variety"] = float(_log_detail(have).std() / _log_detail(want).std())
+    values["variety"] = sum(varieties) / len(varieties)
     values["spread"] = spread(stage, held_out("medium", seed), NOISE)
     return values
 
@@ -207,9 +237,13 @@ def psnr(result: Tensor, target: Tensor) -> float:
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """For a table."""
+    """For a table, with three decimals below 1, else two; "diverged" where a value is lacking."""
     tensor = torch.tensor(values, dtype=torch.float64)
-    return f"{tensor.mean():.3g} +- {tensor.std():.1g}" if len(values) > 1 else f"{values[0]:.3g}"
+    if not tensor.isfinite().all():
+        return "diverged" if tensor.isnan().any() else "never"
+    digits = 2 if tensor.abs().mean() >= 1 else 3
+    spread = f" +- {tensor.std():.{digits}f}" if len(values) > 1 else ""
+    return f"{tensor.mean():.{digits}f}{spread}"
 
 
 def _log_detail(images: Tensor) -> Tensor:
