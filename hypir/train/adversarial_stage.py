@@ -19,7 +19,14 @@ from hypir.noise import inject_noise
 from .data import Batch, derive_seed
 from .discriminators import make_discriminator
 from .export import export_generator, make_generator, start_from
-from .generator import decode, frozen_encoder, is_tiny, latent_weights, shifted_positions
+from .generator import (
+    decode,
+    frozen_encoder,
+    is_tiny,
+    latent_weights,
+    luma_shares,
+    shifted_positions,
+)
 from .loop import Ema, add_up, make_optimizer, settle, synced, trainable, update
 from .losses import (
     Lpips,
@@ -58,6 +65,7 @@ class AdversarialStage:
         wanted = sees_latents or recipe.latent or recipe.latent_energy
         self._clean_encoder = clean_encoder.to(device) if wanted else None
         self._weights = latent_weights(clean_encoder, base.prior.latent_channels).to(device)
+        self._shares = luma_shares(clean_encoder, base.prior.latent_channels).to(device)
         self._in_pixels = any((recipe.mse, recipe.lpips, recipe.pyramid, recipe.energy))
         self._in_pixels |= discriminator is not None and not sees_latents
         self._vae, self._text = base.vae.to(device), base.text.to(device)
@@ -140,7 +148,9 @@ class AdversarialStage:
             terms["latent"] = latent_loss(x0, clean, self._weights)
         if self._recipe.latent_energy:
             side = self._recipe.energy_side
-            terms["latent_energy"] = latent_energy_loss(x0, clean, self._weights, side)
+            # Of brightness: made-up colour is seen as specks, not as detail.
+            weights = self._weights * self._shares.square()
+            terms["latent_energy"] = latent_energy_loss(x0, clean, weights, side)
         if self._recipe.mse:
             terms["mse"] = F.mse_loss(pixels, batch.target)
         if self._lpips is not None:

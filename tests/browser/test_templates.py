@@ -7,6 +7,7 @@ import json
 import pytest
 from comfy_cli.workflow_to_api import convert_ui_to_api
 
+from tools.first_picture import find_template
 from tools.page import WORKFLOWS
 
 START = "START_here"
@@ -60,6 +61,12 @@ DOWNLOADS = (
     "[...document.querySelectorAll('button')]"
     ".filter(button => button.innerText.trim() === 'Download').length"
 )
+
+
+def test_start_here_is_found_with_the_mouse(page, keep):
+    find_template(page, keep)
+    assert page.node("HYPIRRestore") and page.nodes_without_a_class() == []
+    assert page.errors == []
 
 
 def test_start_here_has_nothing_red_and_runs_as_it_comes(page, keep, pixels):
