@@ -1,10 +1,12 @@
 """Write docs/quality.md: how good the small model is, on photographs that training never saw.
 
-    python tools/quality.py [--plain-lora F] [--folder F]
+    python tools/quality.py [--plain-lora F] [--folder F] [--votes F]
 
 Photographs of scikit-image are made bad by HYPIR Degrade, enlarged, and restored through a real
 host as the template START_here does it. Beside it stand bicubic enlarging, the prior before its
-adversarial stage, and a LoRA trained by mean squared error alone (--plain-lora).
+adversarial stage, and a LoRA trained by mean squared error alone (--plain-lora). --votes writes
+pairs of pictures in random order, to be voted on by people who do not know which is which, with the
+key in a file of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from PIL import Image
 from skimage import color, data, metrics
 
 from hypir.metrics import band_correlations, detail_ratio, seam_ratio
@@ -151,10 +154,28 @@ def verdicts(preset: str, found: dict[str, list[dict]], seams: float | None) -> 
     return [f"- {text}: {'holds' if good else 'does not hold'}" for text, good in lines]
 
 
+EXAMPLE = ("medium", "chelsea", (slice(0, 288), slice(64, 352)))
+"""Preset, photograph and part of the picture in the README."""
 AIMS = {"medium": 1, "heavy": 2}
 
 
-def section(server: Server, preset: str, plain_lora: Path | None) -> tuple[str, list]:
+def write_pairs(pictures: dict[str, np.ndarray], folder: Path, number: int) -> None:
+    """Two pictures side by side, HYPIR's on a side that only key.csv tells, for every rival."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, rival in enumerate(m for m in (BICUBIC, PLAIN) if m in pictures):
+        draw = np.random.default_rng([number, i])
+        sides = [rival, FULL] if draw.integers(2) else [FULL, rival]
+        gap = np.full((pictures[FULL].shape[0], 16, 3), 255, np.uint8)
+        name = f"{draw.integers(10**6):06d}.png"
+        pair = np.concatenate([pictures[sides[0]], gap, pictures[sides[1]]], axis=1)
+        Image.fromarray(pair).save(folder / name)
+        with open(folder / "key.csv", "a", encoding="utf-8") as key:
+            key.write(f"{name},{sides[0]},{sides[1]}\n")
+
+
+def section(
+    server: Server, preset: str, plain_lora: Path | None, votes: Path | None
+) -> tuple[str, list]:
     """A part of the page, and the rows of its sheet."""
     found: dict[str, list[dict]] = {}
     rows, seams = [], None
@@ -170,6 +191,8 @@ def section(server: Server, preset: str, plain_lora: Path | None) -> tuple[str, 
         pictures = restored(full, lab(plain_lora) if plain_lora else None)
         for method, picture in pictures.items():
             found.setdefault(method, []).append(measure(picture, full.photo))
+        if votes is not None and preset != "light":
+            write_pairs(pictures, votes, len(PHOTOS) * PRESETS.index(preset) + len(rows))
         shown = {"photograph": full.photo, **pictures}
         rows.append([(picture, f"{name}, {m}"[:34]) for m, picture in shown.items()])
         if name == "astronaut" and preset == "medium":
@@ -183,17 +206,27 @@ def section(server: Server, preset: str, plain_lora: Path | None) -> tuple[str, 
     return "\n\n".join([f"## {preset}", body, "\n".join(floor), picture]), rows
 
 
-def make(plain_lora: Path | None, folder: Path) -> None:
+def make(plain_lora: Path | None, folder: Path, votes: Path | None) -> None:
     """Measure and write the page and its sheets."""
     models = {"loras": [plain_lora]} if plain_lora else {}
     with running(get_host(), models=models) as server:
-        made = {preset: section(server, preset, plain_lora) for preset in PRESETS}
+        made = {preset: section(server, preset, plain_lora, votes) for preset in PRESETS}
     (folder / "quality").mkdir(parents=True, exist_ok=True)
+    (folder / "images").mkdir(exist_ok=True)
+    write_example(made[EXAMPLE[0]][1][list(PHOTOS).index(EXAMPLE[1])], folder / "images")
     for preset, (_, rows) in made.items():
         write_sheet(rows, folder / "quality" / f"{preset}.png")
     text = "\n\n".join([OPENING, *(part for part, _ in made.values())])
     text += "\n\nWritten by `python tools/quality.py`; do not edit by hand.\n"
     (folder / "quality.md").write_text(text, encoding="utf-8")
+
+
+def write_example(row: Sequence, folder: Path) -> None:
+    """For the README: a part of the photograph, enlarged, restored."""
+    part = {label.split(", ")[1]: picture[EXAMPLE[2]] for picture, label in row}
+    gap = np.full((part[FULL].shape[0], 8, 3), 255, np.uint8)
+    shown = np.concatenate([part["photograph"], gap, part[BICUBIC], gap, part[FULL]], axis=1)
+    Image.fromarray(shown).save(folder / "before_after.jpg", quality=88)
 
 
 def write_sheet(rows: Sequence, file: Path) -> None:
@@ -210,9 +243,10 @@ def main() -> None:
     parser = Parser(description="Write docs/quality.md.", allow_abbrev=False)
     parser.add_argument("--plain-lora", type=Path, help="a LoRA trained by MSE alone")
     parser.add_argument("--folder", type=Path, default=ROOT / "docs")
+    parser.add_argument("--votes", type=Path, help="folder for pairs of pictures")
     arguments = parser.parse_args()
     try:
-        make(arguments.plain_lora, arguments.folder)
+        make(arguments.plain_lora, arguments.folder, arguments.votes)
     except (ValueError, HostError, OSError) as error:
         sys.exit(str(error))
 

@@ -16,6 +16,8 @@ from hypir.metrics import haar
 
 PYRAMID_LEVELS = 4
 ENERGY_LEVELS = 3
+AMOUNT_FLOOR = 1e-8
+"""Added to mean squares, so that the root has a slope at zero."""
 
 
 def pyramid_loss(result: Tensor, target: Tensor) -> Tensor:
@@ -37,10 +39,12 @@ def pyramid_loss(result: Tensor, target: Tensor) -> Tensor:
 def energy_loss(result: Tensor, target: Tensor, side: int = 4) -> Tensor:
     """Mean absolute difference of how much detail there is, band by band and place by place.
 
-    Detail is the mean absolute value, in squares of `side` coefficients, of the three Haar bands of
+    Detail is the root mean square, in squares of `side` coefficients, of the three Haar bands of
     each octave; what shape it has is left to the other terms. Those are least where detail that
     cannot be predicted is left out; this one is least where it is made up in the right amount. In
-    small squares it must be made up everywhere, in large ones where most of it is known.
+    small squares it must be made up everywhere, in large ones where most of it is known. Its
+    gradient is a gain: a mean of absolute values would push what is uncertain as much as what is
+    sure, which lowers the correlation with the target.
     """
     loss = result.new_zeros(())
     result, target = result.flatten(0, 1), target.flatten(0, 1)
@@ -60,9 +64,9 @@ def latent_energy_loss(result: Tensor, target: Tensor, weights: Tensor, side: in
 
 
 def _amounts(values: Tensor, side: int) -> Tensor:
-    """Mean absolute values in squares, or over all where there is less than a square."""
+    """Root mean squares in squares, or over all where there is less than a square."""
     side = min(side, *values.shape[-2:])
-    return F.avg_pool2d(values.abs(), side)
+    return (F.avg_pool2d(values.square(), side) + AMOUNT_FLOOR).sqrt()
 
 
 def latent_loss(result: Tensor, target: Tensor, weights: Tensor) -> Tensor:

@@ -42,19 +42,31 @@ def test_the_amount_of_detail_counts_and_not_its_place():
 
 def test_a_checkerboard_has_its_detail_in_one_band_of_one_octave():
     board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(16, 16)[None, None]
-    # mean absolute value 1 in one of three bands, nothing in the octaves above
-    assert float(energy_loss(board, torch.zeros_like(board))) == pytest.approx(1 / 3)
+    # root mean square 1 in one of three bands, nothing in the octaves above
+    assert float(energy_loss(board, torch.zeros_like(board))) == pytest.approx(1 / 3, abs=1e-4)
 
 
 def test_small_squares_ask_for_detail_everywhere_and_large_ones_in_all():
     target = torch.ones(1, 1, 16, 16)
     result = torch.zeros_like(target)
-    result[..., :8] = 2.0  # all of it in one half
+    result[..., :8] = math.sqrt(2)  # all of it in one half
     weights = torch.tensor([0.25])
-    assert latent_energy_loss(result, target, weights, 16) == 0
-    assert float(latent_energy_loss(result, target, weights, 4)) == pytest.approx(0.5)
-    assert latent_energy_loss(result, target, weights, 99) == 0  # more than there is: all of it
-    grain = torch.randn(1, 3, 64, 64)
+    small = 0.5 * (math.sqrt(2) - 1 + 1) / 2
+    assert float(latent_energy_loss(result, target, weights, 4)) == pytest.approx(small, abs=1e-4)
+    for side in (16, 99):  # more than there is: all of it
+        assert float(latent_energy_loss(result, target, weights, side)) < 1e-6
+
+
+def test_the_amount_of_detail_asks_for_a_gain_and_not_for_noise():
+    result = torch.randn(1, 1, 8, 8).requires_grad_(True)
+    latent_energy_loss(result, 3 * torch.ones(1, 1, 8, 8), torch.ones(1), 8).backward()
+    gain = result.grad / result.detach()
+    torch.testing.assert_close(gain, torch.full_like(gain, float(gain[0, 0, 0, 0])))
+    assert gain[0, 0, 0, 0] < 0  # down the slope: larger
+
+
+def test_turned_detail_is_the_same_amount_in_all():
+    grain = torch.randn(1, 3, 64, 64) * torch.linspace(0.1, 1, 64)
     turned = grain.roll(32, -1)
     assert energy_loss(turned, grain, 64) < 1e-6 < energy_loss(turned, grain, 4)
 

@@ -42,7 +42,7 @@ FILES = {
 LORA = "loras/hypir_tiny_lora.safetensors"
 HELD_OUT_SEED = 900_001
 """Of canvases that no training draws."""
-CROP, COUNT = 128, 8
+CROP, COUNT = 96, 8
 """Of the pictures that are measured: side in pixels, number per preset."""
 STRENGTHS = ("light", "medium", "heavy")
 LOOKS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
@@ -66,7 +66,7 @@ class Lab:
         """A short run of the adversarial stage."""
         phases = {"adversarial": (Phase(self.steps, 8, 5e-4),)}
         files = {field: str(self.model / name) for field, name in FILES.items()}
-        values = {"stages": ("adversarial",), "seed": seed, "crop": 64, "pool": 32}
+        values = {"stages": ("adversarial",), "seed": seed, "crop": 64, "pool": 64, "pool_uses": 4}
         values |= {"ema": 0.9, "warmup": 20, "precision": "no", "export": "fp32", "probe_every": 0}
         # In latents, which takes a third of the time; a process of its own folder.
         values |= {"latent": 1.0, "mse": 0.0, "pyramid": 0.0, "energy": 0.0, "gan": 0.01}
