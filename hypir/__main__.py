@@ -1,4 +1,4 @@
-"""Command line: inspect, convert, train, caption, evaluate, experiments, plot.
+"""Command line: inspect, convert, blend, train, caption, evaluate, experiments, plot.
 
 `python -m hypir COMMAND --help` explains each. The commands of training are imported only when they
 are asked for: weights can be inspected without diffusers.
@@ -6,10 +6,12 @@ are asked for: weights can be inspected without diffusers.
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from .blend import blend
 from .encoder import describe_encoder, is_encoder, read_encoder
-from .weights import describe, read_weights, save_weights
+from .weights import HypirWeights, describe, read_weights, save_weights
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +30,16 @@ def main(arguments: list[str] | None = None) -> int:
     convert.add_argument("target", type=Path)
     convert.add_argument("--force", action="store_true", help="replace an existing target")
     convert.set_defaults(run=_convert)
+
+    between = commands.add_parser(
+        "blend", help="write weights between two files, one of which was trained on from the other"
+    )
+    between.add_argument("first", type=Path, help="trained by error alone, say")
+    between.add_argument("second", type=Path, help="trained on adversarially")
+    between.add_argument("share", type=float, help="of the second, 0 to 1")
+    between.add_argument("target", type=Path)
+    between.add_argument("--force", action="store_true", help="replace an existing target")
+    between.set_defaults(run=_blend)
 
     _add_training(commands)
 
@@ -58,10 +70,23 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    source, target = options.source, options.target
+    _write(read_weights, (options.source,), options)
+
+
+def _blend(options: argparse.Namespace) -> None:
+    def between(first: Path, second: Path) -> HypirWeights:
+        return blend(read_weights(first), read_weights(second), options.share)
+
+    _write(between, (options.first, options.second), options)
+
+
+def _write(
+    make: Callable[..., HypirWeights], sources: tuple[Path, ...], options: argparse.Namespace
+) -> None:
+    target = options.target
     if target.exists() and not options.force:
         raise ValueError(f"{str(target)!r} exists already; choose another name or add --force")
-    weights = read_weights(source)
+    weights = make(*sources)
     save_weights(weights, target)
     print(f"wrote {target}: {len(weights.lora)} modules, rank {weights.rank}")  # noqa: T201
 
