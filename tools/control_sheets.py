@@ -27,7 +27,7 @@ NOISES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # the range that training draws from
 SEEDS = 4
 RICHNESSES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 LORAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-TIMESTEP_CHANGES = (-100, -50, 0, 50, 100)
+TIMESTEP_PARTS = (0.5, 0.75, 1.0, 1.25, 1.5)
 REACHED_WITHIN = 0.02  # what HYPIR Match Texture promises
 AT_A_BOUND = 0.002  # two searches that end at one bound of the gain differ by less
 MASK_KEEPS = 2e-6  # what HYPIR Restore promises of a latent where the mask is 0
@@ -200,7 +200,7 @@ def lora(lab: Lab) -> Section:
 
 def timestep(lab: Lab) -> Section:
     default = lab.weights.timestep
-    steps = [default + step for step in TIMESTEP_CHANGES]
+    steps = [round(default * part) for part in TIMESTEP_PARTS]
     results = lab.run([Setting(timestep=step) for step in steps])
     (middle,) = lab.run([Setting()])
     levels = [lab.prior.level(step) for step in steps]
