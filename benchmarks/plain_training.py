@@ -14,7 +14,7 @@ from hypir.train.data import Batch, derive_seed
 from hypir.train.discriminators import make_discriminator
 from hypir.train.export import make_generator
 from hypir.train.generator import Encoder, decode, is_tiny
-from hypir.train.losses import discriminator_loss, generator_loss, pyramid_loss
+from hypir.train.losses import discriminator_loss, energy_loss, generator_loss, pyramid_loss
 from hypir.train.models import Base
 from hypir.train.recipes import Recipe
 
@@ -83,6 +83,8 @@ class PlainAdversarial:
             loss = loss + r.gan * generator_loss(logits, r.gan_loss, r.gan_target_generator)
             if r.pyramid:
                 loss = loss + r.pyramid * pyramid_loss(pixels, batch.target)
+            if r.energy:
+                loss = loss + r.energy * energy_loss(pixels, batch.target, r.energy_side)
         loss.backward()
         self.learner.update()
         self.judge.freeze(False)
