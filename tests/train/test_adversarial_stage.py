@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hypir.priors import PRIORS
+from hypir.one_step import flow_input_scale
 from hypir.train.adversarial_stage import AdversarialStage
 from hypir.train.data import Feed
 from hypir.train.export import DOWN, UP, export_generator, hypir_weights
@@ -122,11 +123,13 @@ def test_without_a_term_in_pixels_nothing_is_decoded(make_recipe, accelerator, m
 
 
 def test_an_untrained_generator_is_the_base_model(make_recipe, accelerator):
-    *_, stage = start(make_recipe, accelerator, "sd3", texture=False)
+    recipe, *_, stage = start(make_recipe, accelerator, "sd3", texture=False)
     plain = small_base("sd3", seed=1)
     z = torch.randn(2, 16, 4, 4)
     tokens, pooled = torch.zeros(2, 1, 64), torch.zeros(2, 64)
-    generator = Generator(plain.prior, plain.network, 364, 364, plain.prior.input_scale)
+    t = recipe.timestep
+    scale = flow_input_scale(t / 1000)
+    generator = Generator(plain.prior, plain.network, t, t, scale)
     with torch.no_grad():
         expected = generator(z, tokens, pooled)
         assert torch.allclose(stage.generator(z, tokens, pooled), expected, atol=1e-6)

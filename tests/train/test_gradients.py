@@ -51,14 +51,15 @@ def test_the_one_step_generator_has_the_gradient_of_its_formula(make_recipe, acc
     network = copy.deepcopy(stage.generator.network).double()
     vae = copy.deepcopy(stage._vae).double()
     target, degraded = batch.target.double(), batch.degraded.double()
-    s = 0.364
+    t = float(recipe.timestep)
+    s = t / 1000
     k = ((1 - s) ** 2 + s**2) ** 0.5
     tokens, pooled = torch.zeros(2, 1, 64).double(), torch.zeros(2, 64).double()
 
     @torch.no_grad()
     def loss():
         x_t = k * vae.encoder(degraded)
-        v = network(x_t, tokens, pooled, torch.full((2,), 364.0), return_dict=False)[0]
+        v = network(x_t, tokens, pooled, torch.full((2,), t), return_dict=False)[0]
         return F.mse_loss(vae.decoder(x_t - s * v), target)
 
     named = {f"network.{n}": p for n, p in network.named_parameters() if ".lora_" in n}
