@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hypir.priors import PRIORS
 from hypir.one_step import flow_input_scale
+from hypir.priors import PRIORS
 from hypir.train.adversarial_stage import AdversarialStage
 from hypir.train.data import Feed
 from hypir.train.export import DOWN, UP, export_generator, hypir_weights
