@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hypir.noise import inject_noise
@@ -36,6 +35,7 @@ from .losses import (
     generator_loss,
     latent_energy_loss,
     latent_loss,
+    pixel_loss,
     pyramid_loss,
 )
 from .models import DTYPES, Base, load_base, load_vae_part
@@ -145,14 +145,14 @@ class AdversarialStage:
             with torch.no_grad():
                 clean = self._clean_encoder(batch.target).float()
         if self._recipe.latent:
-            terms["latent"] = latent_loss(x0, clean, self._weights)
+            terms["latent"] = latent_loss(x0, clean, self._weights, self._recipe.logarithm)
         if self._recipe.latent_energy:
             side = self._recipe.energy_side
             # Of brightness: made-up colour is seen as specks, not as detail.
             weights = self._weights * self._shares.square()
             terms["latent_energy"] = latent_energy_loss(x0, clean, weights, side)
         if self._recipe.mse:
-            terms["mse"] = F.mse_loss(pixels, batch.target)
+            terms["mse"] = pixel_loss(pixels, batch.target, self._recipe.logarithm)
         if self._lpips is not None:
             terms["lpips"] = self._lpips(pixels, batch.target)
         if self._recipe.pyramid:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hypir.encoder import save_encoder
@@ -19,7 +18,7 @@ from .adversarial_stage import ENCODER_FILE
 from .data import Batch
 from .generator import Encoder, decode, frozen_encoder, is_tiny, latent_weights
 from .loop import Ema, add_up, make_optimizer, settle, synced, update
-from .losses import latent_loss
+from .losses import latent_loss, pixel_loss
 from .models import DTYPES, Base, load_base, load_vae_part
 from .recipes import Recipe
 from .sharding import prepare, whole
@@ -64,11 +63,12 @@ class EncoderStage:
         return {**values, "gradient": float(norm)}
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean squared error of the decoded latents, in pixels."""
+        """Squared error of the decoded latents in pixels, or of the latents."""
         if self._recipe.encoder_target == "latent":
             with torch.no_grad():
                 clean = self._frozen(batch.target).float()
-            return latent_loss(self._e(batch.degraded).float(), clean, self._weights)
+            z = self._e(batch.degraded).float()
+            return latent_loss(z, clean, self._weights, self._recipe.logarithm)
         if self._recipe.encoder_target == "frozen":
             z = self._e(batch.degraded)
             with torch.no_grad():
@@ -76,7 +76,8 @@ class EncoderStage:
         else:
             z, z_clean = self._e(torch.cat([batch.degraded, batch.target])).chunk(2)
             clean = decode(self._vae, self.prior, z_clean)
-        return F.mse_loss(decode(self._vae, self.prior, z).float(), clean.float())
+        result = decode(self._vae, self.prior, z).float()
+        return pixel_loss(result, clean.float(), self._recipe.logarithm)
 
     @torch.no_grad()
     def result(self, batch: Batch) -> Tensor:

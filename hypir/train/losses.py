@@ -18,6 +18,8 @@ PYRAMID_LEVELS = 4
 ENERGY_LEVELS = 3
 AMOUNT_FLOOR = 1e-8
 """Added to mean squares, so that the root has a slope at zero."""
+ERROR_FLOOR = 1e-4
+"""Added to errors before the logarithm: below it (46 dB of pixels) there is little to gain."""
 
 
 def pyramid_loss(result: Tensor, target: Tensor) -> Tensor:
@@ -69,9 +71,26 @@ def _amounts(values: Tensor, side: int) -> Tensor:
     return (F.avg_pool2d(values.square(), side) + AMOUNT_FLOOR).sqrt()
 
 
-def latent_loss(result: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+def pixel_loss(result: Tensor, target: Tensor, logarithm: bool = False) -> Tensor:
+    """Mean squared error of (B, ...); `logarithm` as in mean_error."""
+    return mean_error((result - target).square(), logarithm)
+
+
+def latent_loss(result: Tensor, target: Tensor, weights: Tensor, logarithm: bool = False) -> Tensor:
     """Mean over places of sum_c weights_c (result - target)_c^2, for latents (B, C, h, w)."""
-    return torch.einsum("c,bchw->bhw", weights, (result - target).square()).mean()
+    errors = torch.einsum("c,bchw->bhw", weights, (result - target).square())
+    return mean_error(errors, logarithm)
+
+
+def mean_error(errors: Tensor, logarithm: bool) -> Tensor:
+    """Mean of errors (B, ...), or over pictures of ln(mean of the picture + ERROR_FLOOR).
+
+    PSNR is such a logarithm. Plain means are made of the worst pictures, of which least can be
+    known; with the logarithm a gain of one per cent weighs the same in every picture.
+    """
+    if not logarithm:
+        return errors.mean()
+    return (errors.flatten(1).mean(dim=1) + ERROR_FLOOR).log().mean()
 
 
 class Lpips(nn.Module):

@@ -132,6 +132,9 @@ class Recipe:
     """frozen: D(E0(clean)) with the encoder as it was; both: D(E(clean)), as printed; latent:
     E0(clean) itself, without the decoder, which is less than half the work."""
 
+    logarithm: bool = False
+    """Whether `mse`, `latent` and the encoder stage take the logarithm of each picture's error, as
+    PSNR does: a mild degradation then weighs as much as one that leaves little to know."""
     mse: float = 1.0
     """Weight of the mean squared error in pixels [-1, 1]."""
     latent: float = 0.0

@@ -156,6 +156,17 @@ def test_a_timestep_at_the_end_of_what_was_tried_decides_nothing():
     assert sweeps.place_verdict([(25, 60), (100, 120), (200, 220)]) == UNDECIDED
 
 
+@pytest.mark.parametrize("k", [None, 1.0])
+def test_the_prior_alone_at_a_timestep_is_the_stage_of_that_timestep(lab, k):
+    plain = {"texture": False, "gan": 0.0, "rank": 1}
+    stage, batch = lab.stage(lab.recipe(0, **plain)), held_out("medium", 0, "", 2)
+    ((_, z),) = sweeps._encoded(stage, [batch])
+    times = {"timestep": 250, "coefficient_timestep": 300, "input_scale": k or -1.0}
+    own = lab.stage(lab.recipe(0, **plain, **times))
+    want = psnr(restore(own, batch), batch.target)
+    assert sweeps._prior_alone(stage, batch, z, 250, 300, k) == pytest.approx(want, abs=1e-4)
+
+
 def test_more_steps_of_the_flow_end_where_one_begins_for_a_straight_flow(lab):
     # from the same latent: one step of Euler is the prior's own one step
     stage = lab.stage(lab.recipe(0, texture=False, gan=0.0, rank=1))

@@ -14,6 +14,7 @@ from hypir.train.losses import (
     energy_loss,
     generator_loss,
     latent_energy_loss,
+    pixel_loss,
     pyramid_loss,
 )
 
@@ -23,6 +24,24 @@ def test_the_pyramid_of_equal_pictures_is_zero_and_of_a_constant_is_the_constant
     assert pyramid_loss(picture, picture) == 0
     # a constant passes every reduction, and only the last level sees it
     assert float(pyramid_loss(picture + 0.25, picture)) == pytest.approx(0.25, abs=1e-6)
+
+
+def test_with_the_logarithm_a_ruined_picture_weighs_as_much_as_a_good_one():
+    target = torch.zeros(2, 3, 8, 8)
+    result = torch.stack([torch.full((3, 8, 8), 0.1), torch.full((3, 8, 8), 0.8)])
+    result.requires_grad_(True)
+    ratios = {}
+    for logarithm in (False, True):
+        loss = pixel_loss(result, target, logarithm)
+        (slope,) = torch.autograd.grad(loss, result)
+        # what a gain of one per cent in each picture is worth
+        gains = (slope * result.detach()).sum(dim=(1, 2, 3))
+        ratios[logarithm] = float(gains[1] / gains[0])
+    assert ratios[False] == pytest.approx(64, rel=1e-4)
+    assert ratios[True] == pytest.approx(1, abs=0.02)
+    assert float(pixel_loss(result, target)) == pytest.approx((0.01 + 0.64) / 2, rel=1e-5)
+    logs = [math.log(0.01 + 1e-4), math.log(0.64 + 1e-4)]
+    assert float(pixel_loss(result, target, True)) == pytest.approx(sum(logs) / 2, rel=1e-5)
 
 
 def test_every_level_of_the_pyramid_weighs_the_same():

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from hypir.metrics import detail_ratio
 from hypir.noise import standard_normal
+from hypir.one_step import flow_input_scale
 from hypir.texture import measure_richness
 
 from ..adversarial_stage import AdversarialStage
 from ..data import Batch
-from ..generator import call_network, frozen_encoder
+from ..generator import Generator, call_network, frozen_encoder
 from ..models import Condition, load_base
 from ..validation import to_image
 from .finding import FAILS, HOLDS, UNDECIDED, Finding, Panel, all_of, clearly_above
@@ -117,13 +118,16 @@ def timesteps(lab: Lab) -> Finding:
     curves, turned, rows = {}, {}, []
     found: list[tuple[int, float]] = []
     told = lab.trained().generator.timestep
+    stage = lab.stage(lab.recipe(0, texture=False, gan=0.0, rank=1))
+    clean = frozen_encoder(load_base(lab.recipe(0)).vae, stage.prior)
     for preset in STRENGTHS:
+        pairs = _encoded(stage, [held_out(preset, seed) for seed in lab.seeds])
         both, plain, coefficient = (
-            {t: fmean(_prior_alone(lab, preset, s, *how(t)) for s in lab.seeds) for t in TIMESTEPS}
+            {t: fmean(_prior_alone(stage, *pair, *how(t)) for pair in pairs) for t in TIMESTEPS}
             for how in (lambda t: (t, t), lambda t: (t, t, 1.0), lambda t: (told, t))
         )
         best, of_plain, of_coefficient = (max(v, key=v.get) for v in (both, plain, coefficient))
-        predicted = fmean(_predicted_timestep(lab, preset, seed) for seed in lab.seeds)
+        predicted = fmean(_predicted_timestep(clean, *pair) for pair in pairs)
         found.append((best, predicted))
         curves[preset] = (list(TIMESTEPS), list(both.values()))
         turned[preset] = (list(TIMESTEPS), list(coefficient.values()))
@@ -171,21 +175,32 @@ def place_verdict(found: Sequence[tuple[float, float]]) -> str:
     return HOLDS if rise and near else FAILS
 
 
-def _prior_alone(
-    lab: Lab, preset: str, seed: int, told: int, coefficient: int, k: float = -1.0
-) -> float:
-    times = {"timestep": told, "coefficient_timestep": coefficient, "input_scale": k}
-    stage = lab.stage(lab.recipe(0, texture=False, gan=0.0, rank=1, **times))
-    batch = held_out(preset, seed)
-    return psnr(restore(stage, batch), batch.target)
+@torch.no_grad()
+def _encoded(stage: AdversarialStage, batches: Sequence[Batch]) -> list[tuple[Batch, Tensor]]:
+    """Each with its scaled latents."""
+    return [(batch, stage._encoder(batch.degraded)) for batch in batches]
 
 
 @torch.no_grad()
-def _predicted_timestep(lab: Lab, preset: str, seed: int) -> float:
-    stage, batch = lab.trained(), held_out(preset, seed)
-    clean = frozen_encoder(load_base(lab.recipe(0)).vae, stage.prior)
-    error = stage._encoder(batch.degraded) - clean(batch.target)
-    ratio = float(error.std())
+def _prior_alone(
+    stage: AdversarialStage,
+    batch: Batch,
+    z: Tensor,
+    told: int,
+    coefficient: int,
+    k: float | None = None,
+) -> float:
+    """PSNR of one step at other timesteps; k None: the scale that belongs to `told`."""
+    if k is None:
+        k = flow_input_scale(stage.prior.level(told).sigma)
+    generator = Generator(stage.prior, stage.generator.network, told, coefficient, k)
+    condition = stage._text.encode(batch.captions, z.device)
+    return psnr(stage.decode(generator(z, condition.tokens, condition.pooled)), batch.target)
+
+
+@torch.no_grad()
+def _predicted_timestep(clean: torch.nn.Module, batch: Batch, z: Tensor) -> float:
+    ratio = float((z - clean(batch.target)).std())
     return 1000 * ratio / (1 + ratio)
 
 
