@@ -81,6 +81,7 @@ class AutoencoderStage:
         path, dtype = folder / AUTOENCODER_FILE, DTYPES[self._recipe.export]
         with self.ema.applied():
             state = whole(self._base.vae.state_dict())
-        if self._accelerator.is_main_process:
-            save_autoencoder(state, path, dtype, self._base.prior)
+            # Written in here: afterwards the same memory holds the last step's weights again.
+            if self._accelerator.is_main_process:
+                save_autoencoder(state, path, dtype, self._base.prior)
         return [path]

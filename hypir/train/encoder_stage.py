@@ -91,8 +91,9 @@ class EncoderStage:
         dtype = DTYPES[self._recipe.export]
         with self.ema.applied():
             state = whole(self.encoder.state_for(self._vae))
-        encoder = ("encoder.", "quant_conv.")
-        state = {k: v.to(dtype) if k.startswith(encoder) else v for k, v in state.items()}
-        if self._accelerator.is_main_process:
-            save_encoder({k: v.cpu() for k, v in state.items()}, path)
+            encoder = ("encoder.", "quant_conv.")
+            state = {k: v.to(dtype) if k.startswith(encoder) else v for k, v in state.items()}
+            # Written in here: afterwards the same memory holds the last step's weights again.
+            if self._accelerator.is_main_process:
+                save_encoder({k: v.cpu() for k, v in state.items()}, path)
         return [path]

@@ -98,9 +98,10 @@ class PriorStage:
         path, dtype = folder / PRIOR_FILE, DTYPES[self._recipe.export]
         with self.ema.applied():
             state = whole(self.flow.network.state_dict())
-        if self._accelerator.is_main_process:
-            state = {k: v.to("cpu", dtype) for k, v in state.items()}
-            write_tensors(path, state, {"hypir.prior": self.prior.name})
+            # Written in here: afterwards the same memory holds the last step's weights again.
+            if self._accelerator.is_main_process:
+                state = {k: v.to("cpu", dtype) for k, v in state.items()}
+                write_tensors(path, state, {"hypir.prior": self.prior.name})
         return [path]
 
     def _loss(self, batch: Batch, step: int) -> Tensor:
