@@ -16,7 +16,7 @@ def blend(first: HypirWeights, second: HypirWeights, share: float) -> HypirWeigh
 
     Args:
         first, second: of one prior, rank, list of modules and timesteps; one trained on from the
-            other, since factors of LoRAs that grew apart do not match.
+            other, or both from a third, since factors of LoRAs that grew apart do not match.
         share: of the second, 0 to 1.
 
     Raises:
@@ -29,7 +29,7 @@ def blend(first: HypirWeights, second: HypirWeights, share: float) -> HypirWeigh
         if one != other:
             raise ValueError(
                 f"both files must have the same {what} to be blended, got {one} and {other}; take "
-                f"two runs of which one began with the other's file"
+                f"two runs of which one began with the other's file, or both with a third's"
             )
 
     def mix(a: Tensor, b: Tensor) -> Tensor:

@@ -188,20 +188,33 @@ def test_the_command_writes_a_page_with_a_table_and_a_plot(model, tmp_path, monk
     assert (target.parent / "experiments" / "noise.png").is_file()
     assert main([*command[:-1], "steps"]) == 0
     assert target.read_text().count("\n## ") == 3  # what was run before stays
+    lora = model / LORA
+    kept = lora.read_bytes()
+    try:
+        lora.write_bytes((model / FILES["encoder_file"]).read_bytes())
+        other = Lab(model, tmp_path, 1).weights()
+    finally:
+        lora.write_bytes(kept)
+    weights = Lab(model, tmp_path, 1).weights()
+    assert other != weights and f"The weights are {weights};" in text
+    assert "earlier weights (" not in text
     assert main([*command[:-1], "nothing"]) == 1
     assert "there is no experiment 'nothing'" in capsys.readouterr().err
 
 
 def test_a_finding_is_a_section_with_a_table_a_plot_and_a_verdict(tmp_path):
     panel = Panel("x", "y", {"a": ([0.0, 1.0], [1.0, 2.0])})
-    finding = Finding("a", "A", "claim", "how", ("x", "y"), [("1", "2")], HOLDS, "so", (panel,))
-    lines = page.section(finding, "experiments").splitlines()
+    finding = Finding(
+        "a", "A", "claim", "how", ("x", "y"), [("1", "2")], HOLDS, "so", (panel,), "ab"
+    )
+    lines = page.section(finding, "experiments", "ab").splitlines()
     assert "| x | y |" in lines and "| 1 | 2 |" in lines
     assert "![A](experiments/a.png)" in lines
     assert lines[-1] == "**Holds**: so."
     file = tmp_path / "a.json"
     file.write_text(json.dumps(dataclasses.asdict(finding)))
     kept = page.load_finding(file)
-    assert page.section(kept, "experiments").splitlines() == lines
+    assert page.section(kept, "experiments", "ab").splitlines() == lines
+    assert "how Made with earlier weights (ab)." in page.section(kept, "experiments", "cd")
     page.draw(kept, tmp_path / "a.png")
     assert (tmp_path / "a.png").is_file()

@@ -38,6 +38,8 @@ class Finding:
     because: str
     """One sentence with the numbers that decide."""
     panels: tuple[Panel, ...]
+    weights: str = ""
+    """Lab.weights() of the model that it was made with."""
 
 
 def clearly_above(a: Sequence[float], b: Sequence[float], least: float = NEAR) -> bool:

@@ -39,13 +39,17 @@ hundreds to thousands of times fewer parameters and some ten thousand times fewe
 paper's; a verdict is one about this size. Values are mean +- standard deviation over seeds, on
 {count} held-out pictures per degradation, each restored at the richness of its own target; PSNR
 without colour transfer. In experiments that train, a seed is another training; in the others,
-another set of pictures. Less than {near} dB, or than half the spread over seeds, counts as no
+another set of pictures. The weights are {weights}; a section that was made with earlier ones of the
+same size says so. Less than {near} dB, or than half the spread over seeds, counts as no
 difference: "undecided".
 
 | experiment | verdict | because |
 |---|---|---|
 {summary}
 """
+
+
+EARLIER = "Made with earlier weights ({})."
 
 
 def run_experiments(lab: Lab, page: Path, only: Sequence[str] = ()) -> list[Finding]:
@@ -69,7 +73,7 @@ def run_experiments(lab: Lab, page: Path, only: Sequence[str] = ()) -> list[Find
     for name, experiment in EXPERIMENTS.items():
         kept = lab.out / "findings" / f"{name}.json"
         if not only or name in only:
-            finding = experiment(lab)
+            finding = dataclasses.replace(experiment(lab), weights=lab.weights())
             log.info("%s: %s, %s", finding.title, finding.verdict, finding.because)
             kept.parent.mkdir(exist_ok=True)
             kept.write_text(json.dumps(dataclasses.asdict(finding)), encoding="utf-8")
@@ -94,23 +98,25 @@ def write_page(lab: Lab, page: Path, found: Sequence[Finding]) -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     summary = "\n".join(f"| {f.title} | **{f.verdict}** | {f.because} |" for f in found)
     sizes = {"seeds": len(lab.seeds), "steps": lab.steps, "count": COUNT, "near": NEAR}
-    opening = OPENING.format(**sizes, summary=summary)
-    parts = [opening]
+    weights = lab.weights()
+    parts = [OPENING.format(**sizes, weights=weights, summary=summary).strip()]
     for finding in found:
         draw(finding, pictures / f"{finding.name}.png")
-        parts.append(section(finding, page.stem))
+        parts.append(section(finding, page.stem, weights))
     parts.append("Written by `python -m hypir experiments`; do not edit by hand.")
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def section(finding: Finding, folder: str) -> str:
-    """One experiment as Markdown."""
+def section(finding: Finding, folder: str, weights: str) -> str:
+    """One experiment as Markdown, and that it is of other weights than `weights` if it is."""
     rule = ["---"] + ["--:"] * (len(finding.head) - 1)
     lines = [finding.head, rule, *finding.rows]
     parts = [
         f"## {finding.title}",
         f"*{finding.claim}*",
-        finding.method,
+        finding.method
+        if finding.weights == weights
+        else f"{finding.method} {EARLIER.format(finding.weights)}",
         "\n".join(f"| {' | '.join(line)} |" for line in lines),
     ]
     parts.append(f"![{finding.title}]({folder}/{finding.name}.png)")

@@ -74,6 +74,12 @@ class Lab:
         values |= {"checkpoint_every": 10**6, "out": str(self.out / f"run_{os.getpid()}")}
         return tiny(**{**values, **phases, **files, **changes})
 
+    def weights(self) -> str:
+        """Eight digits that tell one set of the model's four files from another."""
+        files = (*FILES.values(), LORA)
+        told = "".join(_digest(str(self.model / name)) for name in files)
+        return hashlib.sha256(told.encode()).hexdigest()[:8]
+
     def stage(self, recipe: Recipe, lora: Path | None = None) -> AdversarialStage:
         """The stage of a recipe, with the weights of a LoRA file if one is given."""
         stage = AdversarialStage(recipe, make_accelerator(recipe, cpu=True))
