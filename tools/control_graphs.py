@@ -118,6 +118,7 @@ class Lab:
         encoder_name: str = "",
         without_clip: bool = False,
         preset: str = "medium",
+        seed: int = DEGRADE_SEED,
     ) -> None:
         """Upload the photo, and take the loaders from the workflow.
 
@@ -129,7 +130,7 @@ class Lab:
             scale: how much smaller the degraded picture is.
             workflow: as the page saves it, with one each of our nodes.
             encoder_name: of a trained encoder, if HYPIR Encode shall have one.
-            preset: of HYPIR Degrade.
+            preset, seed: of HYPIR Degrade.
             without_clip: give the step the zero token in the place of the workflow's text.
         """
         self.server, self.weights, self.prior = server, weights, weights.prior
@@ -148,7 +149,8 @@ class Lab:
             restore["positive"] = ["text", 0]
         self.method = self.inputs("ImageScaleBy")["upscale_method"]
         height, width = (side - side % SIDE_MULTIPLE for side in photo.shape[:2])
-        self.photo, self.scale, self.preset = photo[:height, :width], scale, preset
+        self.photo, self.scale = photo[:height, :width], scale
+        self.degrading = {"preset": preset, "scale": scale, "seed": seed}
         self.height, self.width = height, width
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "photo.png"
@@ -178,9 +180,7 @@ class Lab:
     def enlarged(self, graph: Graph) -> Link:
         """The degraded photo at the size of the good one."""
         photo = graph.add("LoadImage", image=self.photo_name)
-        small = graph.add(
-            "HYPIRDegrade", image=photo, preset=self.preset, scale=self.scale, seed=DEGRADE_SEED
-        )
+        small = graph.add("HYPIRDegrade", image=photo, **self.degrading)
         return graph.add(
             "ImageScaleBy", image=small, upscale_method=self.method, scale_by=self.scale
         )

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from skimage import color, data, metrics
 
+from hypir.color import transfer_color
 from hypir.metrics import band_correlations, detail_ratio, seam_ratio
 from hypir.priors import SD3, VAE_COST
 from hypir.tiling import CELL_PX, plan_tiles
@@ -48,14 +49,16 @@ SCALE = 4
 MEAN_PX = 16  # side of the means whose colours are compared
 TILE_PX = 256
 BICUBIC, PRIOR, PLAIN, FULL = "bicubic", "prior alone", "MSE alone", "HYPIR"
+BOUND = "photograph, colours of the input"
 COLUMNS = ("PSNR", "SSIM", "detail", "correlation", "color")
 MOST_BYTES = 1_500_000
 OPENING = """\
 # How good the small model is
 
 Eight photographs of scikit-image that training never saw, made bad by HYPIR Degrade at a fourth of
-their size (seed 0) and restored through ComfyUI as the template START_here does it, colour transfer
-on, HYPIR Match Texture off. The small model was trained on made-up pictures for an afternoon on a
+their size and restored through ComfyUI as the template START_here does it, colour transfer on, HYPIR
+Match Texture off. A preset is a range of degradations: each photograph has a draw of its own, with
+its number (0 to 7) as seed, as HYPIR Degrade gives the pictures of a batch. The small model was trained on made-up pictures for an afternoon on a
 CPU ([its card](../models/README.md)); these numbers say nothing about weights of full size.
 
 - **PSNR** (dB), **SSIM** (of colours): higher is nearer to the photograph.
@@ -63,6 +66,9 @@ CPU ([its card](../models/README.md)); these numbers say nothing about weights o
 - **correlation** with the photograph in the bands of a Haar wavelet: mean over the bands of the
   finest octave / the second / the third. Made-up noise lowers it.
 - **color**: CIEDE2000 of means of 16x16 px.
+
+The last row is no restoration: the photograph itself after the colour transfer, which gives it the low
+frequencies of the bad picture. No result with colour transfer can be expected to have better colours.
 """
 
 
@@ -91,6 +97,13 @@ def means(picture: np.ndarray) -> np.ndarray:
     height, width = (side // MEAN_PX for side in picture.shape[:2])
     cut = picture[: height * MEAN_PX, : width * MEAN_PX].astype(float)
     return cut.reshape(height, MEAN_PX, width, MEAN_PX, 3).mean(axis=(1, 3))
+
+
+def with_colors_of(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The picture after the colour transfer from another, both (H, W, 3) uint8."""
+    image, reference = (torch.from_numpy(x)[None].float() / 255 for x in (picture, other))
+    moved = transfer_color(image, reference)[0].clamp(0, 1)
+    return (moved * 255).round().to(torch.uint8).numpy()
 
 
 def seam(lab: Lab) -> float:
@@ -179,17 +192,18 @@ def section(
     """A part of the page, and the rows of its sheet."""
     found: dict[str, list[dict]] = {}
     rows, seams = [], None
-    for name in PHOTOS:
+    for seed, name in enumerate(PHOTOS):
         target = photo(name)
 
-        def lab(file: Path, target: np.ndarray = target) -> Lab:
+        def lab(file: Path, target: np.ndarray = target, seed: int = seed) -> Lab:
             names = {"HYPIRLoadLora": {"lora_name": file.name}}
             weights = read_weights(file)
-            return Lab(server, weights, names, target, SCALE, START, preset=preset)
+            return Lab(server, weights, names, target, SCALE, START, preset=preset, seed=seed)
 
         full = lab(SMALL_LORA)
         pictures = restored(full, lab(plain_lora) if plain_lora else None)
-        for method, picture in pictures.items():
+        bound = {BOUND: with_colors_of(full.photo, pictures[BICUBIC])}
+        for method, picture in {**pictures, **bound}.items():
             found.setdefault(method, []).append(measure(picture, full.photo))
         if votes is not None and preset != "light":
             write_pairs(pictures, votes, len(PHOTOS) * PRESETS.index(preset) + len(rows))

@@ -30,6 +30,7 @@ from .loop import Ema, add_up, make_optimizer, settle, synced, trainable, update
 from .losses import (
     Lpips,
     accuracy,
+    band_loss,
     discriminator_loss,
     energy_loss,
     generator_loss,
@@ -66,7 +67,9 @@ class AdversarialStage:
         self._clean_encoder = clean_encoder.to(device) if wanted else None
         self._weights = latent_weights(clean_encoder, base.prior.latent_channels).to(device)
         self._shares = luma_shares(clean_encoder, base.prior.latent_channels).to(device)
-        self._in_pixels = any((recipe.mse, recipe.lpips, recipe.pyramid, recipe.energy))
+        self._in_pixels = any(
+            (recipe.mse, recipe.lpips, recipe.pyramid, recipe.bands, recipe.energy)
+        )
         self._in_pixels |= discriminator is not None and not sees_latents
         self._vae, self._text = base.vae.to(device), base.text.to(device)
         generator = make_generator(base, recipe)
@@ -157,6 +160,8 @@ class AdversarialStage:
             terms["lpips"] = self._lpips(pixels, batch.target)
         if self._recipe.pyramid:
             terms["pyramid"] = pyramid_loss(pixels, batch.target)
+        if self._recipe.bands:
+            terms["bands"] = band_loss(pixels, batch.target)
         if self._recipe.energy:
             terms["energy"] = energy_loss(pixels, batch.target, self._recipe.energy_side)
         if self.discriminator is None:

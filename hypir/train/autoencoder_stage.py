@@ -6,8 +6,12 @@ step on. The decoder sees them with a little noise, which keeps close latents cl
 
 No backbone is at hand, so the loss is a Laplacian pyramid, the squared error, and the amount of
 detail (losses.energy_loss), without which the decoder gives the mean of all that a latent may be.
+
+With `restored`, part of the latents are those that a degradation-removal encoder makes of bad
+pictures. They are smoother than clean ones, and a decoder that never met such draws smooth pictures.
 """
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data import Batch
-from .generator import frozen_encoder, is_tiny
+from .generator import Encoder, frozen_encoder, is_tiny
 from .loop import Ema, add_up, make_optimizer, settle, synced, update
-from .losses import energy_loss, pyramid_loss
-from .models import AUTOENCODER_FILE, DTYPES, Base, load_base, save_autoencoder
+from .losses import band_loss, energy_loss, pixel_loss, pyramid_loss
+from .models import AUTOENCODER_FILE, DTYPES, Base, load_base, load_vae_part, save_autoencoder
 from .recipes import Recipe
 from .sharding import prepare, whole
 
@@ -31,7 +35,6 @@ class AutoencoderStage:
     """See loop.Stage."""
 
     name = "autoencoder"
-    degrades = False
 
     def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
         self._recipe, self._accelerator = recipe, accelerator
@@ -42,6 +45,9 @@ class AutoencoderStage:
                 f"{recipe.base!r}; leave it out of --stages"
             )
         self._encoder = frozen_encoder(self._base.vae, self._base.prior).to(accelerator.device)
+        self.degrades = recipe.restored > 0
+        if self.degrades:
+            self._restoring = self._restoring_encoder().to(accelerator.device)
         self.decoder = self._base.vae.decoder.requires_grad_(True).train()
         self.modules = {"decoder": self.decoder}
         optimizer = make_optimizer(recipe, self.decoder)
@@ -49,19 +55,17 @@ class AutoencoderStage:
         self.optimizers = {"decoder": optimizer}
         self.ema = Ema(self.decoder, recipe.ema)
 
+    def _restoring_encoder(self) -> Encoder:
+        vae = copy.deepcopy(self._base.vae)
+        load_vae_part(vae, Path(self._recipe.encoder_file))
+        return Encoder(vae, self._base.prior).requires_grad_(False).eval()
+
     def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
         """One update of the decoder."""
         sums: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
             with synced(self._accelerator, self._d, i == count - 1), self._accelerator.autocast():
-                z = self._encoder(batch.target)
-                pixels = self._d(z + LATENT_NOISE * torch.randn_like(z)).float()
-                terms = {
-                    "mse": F.mse_loss(pixels, batch.target),
-                    "pyramid": pyramid_loss(pixels, batch.target),
-                    "energy": self._recipe.energy
-                    * energy_loss(pixels, batch.target, self._recipe.energy_side),
-                }
+                terms = self.terms(batch)
                 loss = sum(terms.values())
                 self._accelerator.backward(loss / count)
             add_up(sums, {**terms, "loss": loss})
@@ -69,6 +73,28 @@ class AutoencoderStage:
         optimizer = self.optimizers["decoder"]
         norm = update(self._accelerator, optimizer, self.decoder, self._recipe.clip)
         return {**values, "gradient": float(norm)}
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Weighted loss terms of a batch, of which the first pictures are restored ones."""
+        count = round(len(batch.target) * self._recipe.restored)
+        with torch.no_grad():
+            z = self._encoder(batch.target[count:])
+            z = z + LATENT_NOISE * torch.randn_like(z)
+            if count:
+                z = torch.cat([self._restoring(batch.degraded[:count]), z])
+        pixels = self._d(z).float()
+        side, energy = self._recipe.energy_side, self._recipe.energy
+        terms = {"energy": energy * energy_loss(pixels, batch.target, side)}
+        if count < len(pixels):
+            own, target = pixels[count:], batch.target[count:]
+            terms |= {"mse": F.mse_loss(own, target), "pyramid": pyramid_loss(own, target)}
+        if count:
+            own, target = pixels[:count], batch.target[:count]
+            # No pyramid: its means of absolute values want what cannot be known to be left out.
+            error = pixel_loss(own, target, self._recipe.logarithm)
+            terms["restored_mse"] = self._recipe.mse * error
+            terms["restored_bands"] = self._recipe.bands * band_loss(own, target)
+        return terms
 
     @torch.no_grad()
     def result(self, batch: Batch) -> Tensor:

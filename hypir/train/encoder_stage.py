@@ -17,8 +17,9 @@ from hypir.encoder import save_encoder
 from .adversarial_stage import ENCODER_FILE
 from .data import Batch
 from .generator import Encoder, decode, frozen_encoder, is_tiny, latent_weights
+from .klt import closed_form, prepare_to_learn
 from .loop import Ema, add_up, make_optimizer, settle, synced, update
-from .losses import latent_loss, pixel_loss
+from .losses import band_loss, latent_loss, pixel_loss
 from .models import DTYPES, Base, load_base, load_vae_part
 from .recipes import Recipe
 from .sharding import prepare, whole
@@ -41,7 +42,9 @@ class EncoderStage:
         self._weights = latent_weights(self._frozen, base.prior.latent_channels).to(device)
         if recipe.encoder_file:
             load_vae_part(base.vae, Path(recipe.encoder_file))
-        self.encoder = Encoder(base.vae, base.prior).float().requires_grad_(True)
+        elif is_tiny(base.vae) and closed_form(base.vae) is not None:
+            prepare_to_learn(base.vae.encoder)
+        self.encoder = Encoder(base.vae, base.prior).learn()
         self.modules = {"encoder": self.encoder}
         optimizer = make_optimizer(recipe, self.encoder)
         self._e, optimizer = prepare(accelerator, self.encoder, optimizer)
@@ -77,7 +80,10 @@ class EncoderStage:
             z, z_clean = self._e(torch.cat([batch.degraded, batch.target])).chunk(2)
             clean = decode(self._vae, self.prior, z_clean)
         result = decode(self._vae, self.prior, z).float()
-        return pixel_loss(result, clean.float(), self._recipe.logarithm)
+        loss = pixel_loss(result, clean.float(), self._recipe.logarithm)
+        if self._recipe.bands:
+            loss = loss + self._recipe.bands * band_loss(result, clean.float())
+        return loss
 
     @torch.no_grad()
     def result(self, batch: Batch) -> Tensor:

@@ -16,7 +16,7 @@ from hypir.one_step import OneStep, predict_x0, restore_tile
 from hypir.priors import Prior
 from hypir.texture import embed_richness, init_texture_mlp
 
-from .klt import closed_form
+from .klt import HEAD, closed_form, closed_form_head
 from .models import Condition
 
 
@@ -189,11 +189,14 @@ class Encoder(nn.Module):
         quant = getattr(vae, "quant_conv", None)
         self.quant_conv = copy.deepcopy(quant) if quant is not None else None
         self.tiny = is_tiny(vae)
+        self.head = closed_form_head(self.encoder) if self.tiny else None
         self.latent_scale, self.latent_shift = prior.latent_scale, prior.latent_shift
 
     def forward(self, pixels: Tensor, seeds: list[int] | None = None) -> Tensor:
         """Scaled latents (B, C, h, w): the mean, or a sample of the posterior, one seed each."""
         pixels = pixels.to(next(self.encoder.parameters()).dtype)
+        if self.head is not None:
+            return self.encoder.layers[HEAD:](self.head(pixels))
         moments = self.encoder(pixels)
         if self.tiny:
             return moments
@@ -205,6 +208,13 @@ class Encoder(nn.Module):
             # The bounds of diffusers' posterior.
             mean = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise.to(mean)
         return (mean - self.latent_shift) * self.latent_scale
+
+    def learn(self) -> "Encoder":
+        """Make it trainable: all of it, but a head that is in closed form."""
+        self.float().requires_grad_(True)
+        if self.head is not None:
+            self.encoder.layers[:HEAD].requires_grad_(False)
+        return self
 
     def state_for(self, vae: nn.Module) -> dict[str, Tensor]:
         """The state dict of `vae` with this encoding half."""

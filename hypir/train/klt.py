@@ -80,21 +80,89 @@ def closed_form(vae: nn.Module) -> Transform | None:
     Read off from the answers to single pixels, and checked on a picture.
     """
     weight = vae.encoder.layers[0].weight
-    side = 3 * BLOCK  # a block with neighbours, which must not count
-    probes = torch.full((1 + 3 * BLOCK**2, 3, side, side), -1.0)
-    index = 1
-    for color in range(3):
-        for y in range(BLOCK, 2 * BLOCK):
-            for x in range(BLOCK, 2 * BLOCK):
-                probes[index, color, y, x] = 1.0
-                index += 1
-    answers = vae.encoder(probes.to(weight)).float()[:, :, 1, 1]
-    filters = (answers[1:] - answers[0]).T.reshape(-1, 3, BLOCK, BLOCK)
-    found = Transform(filters, answers[0])
-    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    picture = F.avg_pool2d(picture, 5, 1, 2).to(weight)
+    found = Transform(*_read_off(vae.encoder, BLOCK, weight))
+    picture = _picture().to(weight)
     same = torch.allclose(vae.encoder(picture).float(), found(picture.float()), atol=0.02)
     return found if same else None
+
+
+HEAD = 7
+"""Layers of an AutoencoderTiny's encoder that come before its blocks at a fourth of the size."""
+
+
+class Head(nn.Module):
+    """The first layers of an encoder that still sort pixels into channels, in closed form.
+
+    They look at every pixel of a picture that was enlarged, and do nothing: nine tenths of the
+    encoder's work.
+    """
+
+    def __init__(self, filters: Tensor):
+        """`filters` (C, 3, 4, 4) of pixels in [0, 1]."""
+        super().__init__()
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """What the blocks at a fourth of the size are given, of pixels in [-1, 1]."""
+        return F.conv2d((pixels + 1) / 2, self.filters.to(pixels), stride=BLOCK // 2)
+
+
+@torch.no_grad()
+def closed_form_head(encoder: nn.Module) -> Head | None:
+    """What the first HEAD layers of an AutoencoderTiny's encoder compute, if they only sort."""
+    weight = encoder.layers[0].weight
+
+    def layers(pixels: Tensor) -> Tensor:
+        return encoder.layers[:HEAD]((pixels + 1) / 2)
+
+    filters, black = _read_off(layers, BLOCK // 2, weight)
+    found = Head(filters)
+    picture = _picture().to(weight)
+    same = torch.allclose(layers(picture).float(), found(picture.float()), atol=1e-4)
+    return found if same and not black.any() else None
+
+
+def _read_off(function, block: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Filters (C, 3, block, block) of pixels in [0, 1], and the answer to black (C,).
+
+    From answers to single pixels within a block that has neighbours, which must not count.
+    """
+    side = 3 * block
+    probes = torch.full((1 + 3 * block**2, 3, side, side), -1.0)
+    index = 1
+    for color in range(3):
+        for y in range(block, 2 * block):
+            for x in range(block, 2 * block):
+                probes[index, color, y, x] = 1.0
+                index += 1
+    answers = function(probes.to(like)).float()[:, :, 1, 1]
+    return (answers[1:] - answers[0]).T.reshape(-1, 3, block, block), answers[0]
+
+
+def _picture() -> Tensor:
+    """One to check on, in [-1, 1]."""
+    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return F.avg_pool2d(noise, 5, 1, 2)
+
+
+@torch.no_grad()
+def prepare_to_learn(encoder: nn.Module) -> None:
+    """Make an encoder that is a transform ready for training; what it computes stays the same.
+
+    Channels of the head that no pixel was sorted into are set to nothing, so that the head stays in
+    closed form. The first layer of each later block is moved so that grey lies at its units'
+    threshold: fed with values lifted by OFFSET, or all above zero, most units would never answer,
+    or always.
+    """
+    layers = encoder.layers
+    layers[2].weight[12:] = 0.0
+    layers[6].weight[48:] = 0.0
+    x = torch.full((1, 3, 64, 64), 0.5).to(layers[0].weight)
+    for number, layer in enumerate(layers):
+        if number >= HEAD and hasattr(layer, "conv"):
+            first = layer.conv[0]
+            first.bias.sub_(first(x)[0, :, 4, 4])
+        x = layer(x)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .checkpoints import Checkpoints
 from .data import Batch, Feed, derive_seed
-from .recipes import Phase, Recipe
+from .recipes import Phase, Recipe, defaults
 from .sharding import load_optimizer, part_like, whole
 
 MAY_CHANGE = {"out", "data", "workers", "keep", "checkpoint_every", "log_every", "stages"}
@@ -288,11 +288,12 @@ def _resume(stage: Stage, recipe: Recipe, checkpoints: Checkpoints, accelerator)
     if found is None:
         return 0
     step, state = found
-    then, now = state["recipe"], recipe.to_dict()
-    odd = [k for k in now if k not in MAY_CHANGE and then.get(k) != now[k]]
+    # A field that the run's version did not have yet was, in effect, at its default.
+    then, now = defaults() | state["recipe"], recipe.to_dict()
+    odd = [k for k in now if k not in MAY_CHANGE and then[k] != now[k]]
     if odd:
         raise ValueError(
-            f"{recipe.out!r} holds a run with {odd[0]}={then.get(odd[0])!r}, asked is "
+            f"{recipe.out!r} holds a run with {odd[0]}={then[odd[0]]!r}, asked is "
             f"{now[odd[0]]!r}; use the same settings to go on, or another --out"
         )
     if state["processes"] != accelerator.num_processes:

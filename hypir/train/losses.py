@@ -18,6 +18,8 @@ PYRAMID_LEVELS = 4
 ENERGY_LEVELS = 3
 AMOUNT_FLOOR = 1e-8
 """Added to mean squares, so that the root has a slope at zero."""
+BAND_FLOOR = 1e-5
+"""Added to products of amounts: a band that is empty on one side has no correlation to speak of."""
 ERROR_FLOOR = 1e-4
 """Added to errors before the logarithm: below it (46 dB of pixels) there is little to gain."""
 
@@ -63,6 +65,24 @@ def latent_energy_loss(result: Tensor, target: Tensor, weights: Tensor, side: in
     """
     gap = (_amounts(result, side) - _amounts(target, side)).abs()
     return torch.einsum("c,bchw->bhw", weights.sqrt(), gap).mean()
+
+
+def band_loss(result: Tensor, target: Tensor) -> Tensor:
+    """Mean over pictures, colours and Haar bands of 1 - correlation with the target.
+
+    1 - <r, t> / (|r| |t|), with every octave's three bands alike: an error of the finest octave,
+    which is hardly any of the squared error, weighs as much as one of the coarsest. Blind to
+    amounts, as energy_loss is to places: the two together ask for all detail that can be known, in
+    the amount that there is. It is least where the result is the target's mean, times any gain.
+    """
+    losses = []
+    result, target = result.flatten(0, 1), target.flatten(0, 1)
+    for _ in range(ENERGY_LEVELS):
+        (result, have), (target, want) = haar(result), haar(target)
+        have, want = have.flatten(2), want.flatten(2)
+        lengths = [(x.square().mean(dim=2) + AMOUNT_FLOOR).sqrt() for x in (have, want)]
+        losses.append(1 - (have * want).mean(dim=2) / (lengths[0] * lengths[1] + BAND_FLOOR))
+    return torch.stack(losses).mean()
 
 
 def _amounts(values: Tensor, side: int) -> Tensor:

@@ -62,7 +62,12 @@ def check(recipe: "Recipe") -> None:
         raise ValueError(f"scale must be between 1 and 8, got {recipe.scale}")
     if 0 < recipe.pool < recipe.batch:
         raise ValueError(f"pool must hold a batch ({recipe.batch}) at least, got {recipe.pool}")
-    for field in ("caption_drop", "texture_drop", "noise_off", "gan_target", "ema"):
+    if recipe.restored and not recipe.encoder_file:
+        raise ValueError(
+            "restored pictures are made by a degradation-removal encoder; give one as "
+            "--encoder-file, or --restored 0"
+        )
+    for field in ("caption_drop", "texture_drop", "noise_off", "gan_target", "ema", "restored"):
         if not 0 <= getattr(recipe, field) <= 1:
             raise ValueError(f"{field} must be between 0 and 1, got {getattr(recipe, field)}")
     if "adversarial" in recipe.stages and not recipe.targets:

@@ -128,6 +128,9 @@ class Recipe:
     """Network of the tiny base; empty: that of this run, if any."""
     lora_file: str = ""
     """HYPIR weights of the same rank and modules that the adversarial stage starts from."""
+    restored: float = 0.0
+    """Share of the autoencoder stage's pictures whose latent is what `encoder_file` makes of the
+    degraded one, as the decoder meets it in use."""
     encoder_target: str = "frozen"
     """frozen: D(E0(clean)) with the encoder as it was; both: D(E(clean)), as printed; latent:
     E0(clean) itself, without the decoder, which is less than half the work."""
@@ -145,6 +148,9 @@ class Recipe:
     """State dict of torchvision's vgg16, for machines without the hub."""
     pyramid: float = 0.0
     """Weight of the Laplacian-pyramid term."""
+    bands: float = 0.0
+    """Weight of the correlation with the target in Haar bands, in the autoencoder stage's restored
+    pictures, the encoder stage in pixels, and the adversarial stage."""
     energy: float = 0.0
     """Weight of the amount of detail (Haar bands), in the autoencoder and the adversarial stage."""
     latent_energy: float = 0.0
@@ -217,6 +223,12 @@ class Recipe:
     def to_dict(self) -> dict:
         """Plain values, as checkpoints keep them."""
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+def defaults() -> dict:
+    """Plain values of the fields that a recipe need not set."""
+    fields = (f for f in dataclasses.fields(Recipe) if f.default is not dataclasses.MISSING)
+    return {f.name: _plain(f.default) for f in fields}
 
 
 def sd2(**changes) -> Recipe:

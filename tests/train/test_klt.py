@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -11,8 +13,11 @@ from hypir.train.dead_leaves import LeafCanvas
 from hypir.train.generator import Encoder, frozen_encoder, latent_weights, luma_shares
 from hypir.train.klt import (
     BLOCK,
+    Head,
     Transform,
     closed_form,
+    closed_form_head,
+    prepare_to_learn,
     principal_components,
     start_as_transform,
 )
@@ -116,3 +121,48 @@ def test_gray_pictures_live_in_the_channels_of_brightness(vae):
 def test_latents_of_other_encoders_count_alike():
     weights = latent_weights(Encoder(small_vae(PRIORS["sd3"]), PRIORS["sd3"]), 16)
     assert_close(weights, torch.full((16,), 1 / 16))
+
+
+@pytest.fixture
+def learner(vae):
+    """An encoder that is ready for training, apart from the module's own."""
+    other = copy.deepcopy(vae)
+    prepare_to_learn(other.encoder)
+    return other
+
+
+def test_an_encoder_that_is_ready_for_training_still_is_the_transform(vae, learner, pixels):
+    with torch.no_grad():
+        assert_close(learner.encoder(pixels), vae.encoder(pixels), atol=1e-5, rtol=0)
+
+
+def test_gray_lies_at_the_threshold_of_every_unit_that_is_trained(learner):
+    x = torch.full((1, 3, 64, 64), 0.5)
+    with torch.no_grad():
+        for layer in learner.encoder.layers:
+            if hasattr(layer, "conv") and x.shape[-1] <= 16:
+                assert layer.conv[0](x)[..., 2:-2, 2:-2].abs().max() < 1e-4
+            x = layer(x)
+
+
+def test_the_head_is_computed_in_closed_form_and_not_trained(learner, pixels):
+    encoder = Encoder(learner, PRIORS["sd3"]).learn()
+    assert isinstance(encoder.head, Head)
+    with torch.no_grad():
+        for layer in encoder.encoder.layers[7:]:  # as if it had been trained
+            for parameter in layer.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    assert_close(encoder(pixels), encoder.encoder(pixels), atol=1e-4, rtol=1e-4)
+    encoder(pixels).square().mean().backward()
+    for name, parameter in encoder.named_parameters():
+        layer = int(name.split(".")[2])
+        assert (parameter.grad is not None) == (layer >= 7), name
+
+
+def test_a_head_that_was_trained_is_computed_layer_by_layer(vae, learner):
+    assert closed_form_head(vae.encoder) is None  # its free channels are random
+    with torch.no_grad():
+        learner.encoder.layers[3].conv[-1].weight.add_(0.01)
+    assert closed_form_head(learner.encoder) is None
+    encoder = Encoder(learner, PRIORS["sd3"]).learn()
+    assert all(p.requires_grad for p in encoder.parameters())

@@ -7,9 +7,11 @@ import math
 import pytest
 import torch
 
+from hypir.metrics import band_correlations
 from hypir.train.losses import (
     Lpips,
     accuracy,
+    band_loss,
     discriminator_loss,
     energy_loss,
     generator_loss,
@@ -137,3 +139,28 @@ def test_lpips_takes_a_backbone_from_a_file_and_is_zero_for_equal_pictures(tmp_p
 def test_a_missing_lpips_backbone_is_named_with_its_address(tmp_path):
     with pytest.raises(ValueError, match=r"vgg16-397923af.pth and give it as --lpips-backbone"):
         Lpips(str(tmp_path / "none.pth"))
+
+
+def test_bands_count_the_place_of_detail_and_not_its_amount():
+    generator = torch.Generator().manual_seed(0)
+    grain, other = torch.randn(2, 1, 3, 64, 64, generator=generator)
+    assert float(band_loss(grain, grain)) == pytest.approx(0, abs=1e-3)
+    assert float(band_loss(0.3 * grain, grain)) == pytest.approx(0, abs=1e-3)
+    assert float(band_loss(-grain, grain)) == pytest.approx(2, abs=1e-3)
+    # chance: the coarsest band has 64 coefficients
+    assert float(band_loss(other, grain)) == pytest.approx(1, abs=0.1)
+
+
+def test_bands_are_those_that_quality_is_measured_by():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.rand(2, 2, 3, 256, 256, generator=generator)
+    a, b = (x.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1) for x in (a, a + b))
+    want = 1 - band_correlations(a.movedim(1, -1), b.movedim(1, -1)).mean()
+    # means of bands are taken off there; noise has next to none
+    assert float(band_loss(a, b)) == pytest.approx(float(want), abs=0.01)
+
+
+def test_an_empty_band_asks_for_nothing():
+    flat = torch.zeros(1, 3, 16, 16, requires_grad=True)
+    (slope,) = torch.autograd.grad(band_loss(flat, torch.zeros(1, 3, 16, 16)), flat)
+    assert slope.abs().max() == 0

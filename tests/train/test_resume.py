@@ -160,6 +160,21 @@ def test_only_the_last_checkpoints_are_kept(make_recipe, accelerator):
     assert files == sorted(f"{name}.{end}" for name in kept for end in ("pt", "sha256"))
 
 
+def test_a_run_of_a_version_with_fewer_fields_goes_on(make_recipe, accelerator):
+    recipe = make_recipe(stages=("encoder",), steps=3)
+    train(recipe, accelerator)
+    checkpoints = Checkpoints(Path(recipe.out) / "checkpoints" / "encoder", recipe.keep)
+    step, state = checkpoints.load()
+    del state["recipe"]["bands"], state["recipe"]["ema"]  # at its default, and not
+    checkpoints.save(step, state)
+    with pytest.raises(ValueError, match=r"holds a run with ema=0.999, asked is 0.9"):
+        train(recipe, accelerator)
+    state["recipe"]["ema"] = recipe.ema
+    checkpoints.save(step, state)
+    train(replace(recipe, encoder=(Phase(4, 2, 1e-3),)), accelerator)
+    assert last_state(recipe, "encoder")[0] == 4
+
+
 def test_another_recipe_does_not_go_on_with_the_run_of_this_one(make_recipe, accelerator):
     train(make_recipe(stages=("encoder",), steps=1), accelerator)
     with pytest.raises(ValueError, match="holds a run with seed=0, asked is 1"):
