@@ -56,10 +56,11 @@ OPENING = """\
 # How good the small model is
 
 Eight photographs of scikit-image that training never saw, made bad by HYPIR Degrade at a fourth of
-their size and restored through ComfyUI as the template START_here does it, colour transfer on, HYPIR
-Match Texture off. A preset is a range of degradations: each photograph has a draw of its own, with
-its number (0 to 7) as seed, as HYPIR Degrade gives the pictures of a batch. The small model was trained on made-up pictures for an afternoon on a
-CPU ([its card](../models/README.md)); these numbers say nothing about weights of full size.
+their size and restored through ComfyUI as the template START_here does it, colour transfer on,
+HYPIR Match Texture off. A preset is a range of degradations: each photograph has a draw of its own,
+with its number (0 to 7) as seed, as HYPIR Degrade gives the pictures of a batch. The small model
+was trained on made-up pictures on a CPU ([its card](../models/README.md)); these numbers say
+nothing about weights of full size.
 
 - **PSNR** (dB), **SSIM** (of colours): higher is nearer to the photograph.
 - **detail**: standard deviation of the Laplacian, to the photograph's. 1 is as much fine detail.
@@ -67,8 +68,10 @@ CPU ([its card](../models/README.md)); these numbers say nothing about weights o
   finest octave / the second / the third. Made-up noise lowers it.
 - **color**: CIEDE2000 of means of 16x16 px.
 
-The last row is no restoration: the photograph itself after the colour transfer, which gives it the low
-frequencies of the bad picture. No result with colour transfer can be expected to have better colours.
+The last row is no restoration: the photograph itself after the colour transfer, which gives it the
+low frequencies of the bad picture. No result with colour transfer can be expected to have better
+colours.
+
 """
 
 

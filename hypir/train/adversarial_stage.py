@@ -163,7 +163,13 @@ class AdversarialStage:
         if self._recipe.bands:
             terms["bands"] = band_loss(pixels, batch.target)
         if self._recipe.energy:
-            terms["energy"] = energy_loss(pixels, batch.target, self._recipe.energy_side)
+            terms["energy"] = energy_loss(
+                pixels,
+                batch.target,
+                self._recipe.energy_side,
+                self._recipe.energy_octaves,
+                self._recipe.logarithm,
+            )
         if self.discriminator is None:
             return terms, None
         seeds = [derive_seed(self._recipe.seed, "judge", n) for n in batch.numbers]

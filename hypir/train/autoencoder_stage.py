@@ -8,7 +8,7 @@ No backbone is at hand, so the loss is a Laplacian pyramid, the squared error, a
 detail (losses.energy_loss), without which the decoder gives the mean of all that a latent may be.
 
 With `restored`, part of the latents are those that a degradation-removal encoder makes of bad
-pictures. They are smoother than clean ones, and a decoder that never met such draws smooth pictures.
+pictures. They are smoother than clean ones, and a decoder that never met such draws smoothly.
 """
 
 import copy
@@ -83,17 +83,17 @@ class AutoencoderStage:
             if count:
                 z = torch.cat([self._restoring(batch.degraded[:count]), z])
         pixels = self._d(z).float()
-        side, energy = self._recipe.energy_side, self._recipe.energy
-        terms = {"energy": energy * energy_loss(pixels, batch.target, side)}
+        r = self._recipe
+        amount = energy_loss(pixels, batch.target, r.energy_side, r.energy_octaves, r.logarithm)
+        terms = {"energy": r.energy * amount}
         if count < len(pixels):
             own, target = pixels[count:], batch.target[count:]
             terms |= {"mse": F.mse_loss(own, target), "pyramid": pyramid_loss(own, target)}
         if count:
             own, target = pixels[:count], batch.target[:count]
             # No pyramid: its means of absolute values want what cannot be known to be left out.
-            error = pixel_loss(own, target, self._recipe.logarithm)
-            terms["restored_mse"] = self._recipe.mse * error
-            terms["restored_bands"] = self._recipe.bands * band_loss(own, target)
+            terms["restored_mse"] = r.mse * pixel_loss(own, target, r.logarithm)
+            terms["restored_bands"] = r.bands * band_loss(own, target)
         return terms
 
     @torch.no_grad()

@@ -18,6 +18,8 @@ PYRAMID_LEVELS = 4
 ENERGY_LEVELS = 3
 AMOUNT_FLOOR = 1e-8
 """Added to mean squares, so that the root has a slope at zero."""
+RELATIVE_FLOOR = 1e-5
+"""Added to mean squares before the logarithm: below 0.4 levels of 255 nothing is asked for."""
 BAND_FLOOR = 1e-5
 """Added to products of amounts: a band that is empty on one side has no correlation to speak of."""
 ERROR_FLOOR = 1e-4
@@ -40,21 +42,33 @@ def pyramid_loss(result: Tensor, target: Tensor) -> Tensor:
     return loss + difference.abs().mean()
 
 
-def energy_loss(result: Tensor, target: Tensor, side: int = 4) -> Tensor:
+def energy_loss(
+    result: Tensor,
+    target: Tensor,
+    side: int = 4,
+    octaves: int = ENERGY_LEVELS,
+    logarithm: bool = False,
+) -> Tensor:
     """Mean absolute difference of how much detail there is, band by band and place by place.
 
     Detail is the root mean square, in squares of `side` coefficients, of the three Haar bands of
-    each octave; what shape it has is left to the other terms. Those are least where detail that
-    cannot be predicted is left out; this one is least where it is made up in the right amount. In
-    small squares it must be made up everywhere, in large ones where most of it is known. Its
-    gradient is a gain: a mean of absolute values would push what is uncertain as much as what is
-    sure, which lowers the correlation with the target.
+    each octave, from the finest on; what shape it has is left to the other terms. Those are least
+    where detail that cannot be predicted is left out; this one is least where it is made up in the
+    right amount. In small squares it must be made up everywhere, in large ones where most of it is
+    known. Its gradient is a gain: a mean of absolute values would push what is uncertain as much as
+    what is sure, which lowers the correlation with the target.
+
+    With `logarithm` it is the difference of ln(mean square + RELATIVE_FLOOR) / 2: a picture of
+    little contrast, as most photographs are, is pushed as much as one of much.
     """
     loss = result.new_zeros(())
     result, target = result.flatten(0, 1), target.flatten(0, 1)
-    for _ in range(ENERGY_LEVELS):
+    for _ in range(octaves):
         (result, have), (target, want) = haar(result), haar(target)
-        loss = loss + (_amounts(have, side) - _amounts(want, side)).abs().mean()
+        have, want = _amounts(have, side), _amounts(want, side)
+        if logarithm:
+            have, want = ((x.square() + RELATIVE_FLOOR).log() / 2 for x in (have, want))
+        loss = loss + (have - want).abs().mean()
     return loss
 
 

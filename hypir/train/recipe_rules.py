@@ -58,6 +58,8 @@ def check(recipe: "Recipe") -> None:
         raise ValueError(
             f"batch must be a multiple of pool_uses, got {recipe.batch} and {recipe.pool_uses}"
         )
+    if not 1 <= recipe.energy_octaves <= 3:
+        raise ValueError(f"energy_octaves must be from 1 to 3, got {recipe.energy_octaves}")
     if not 1 <= recipe.scale <= 8:
         raise ValueError(f"scale must be between 1 and 8, got {recipe.scale}")
     if 0 < recipe.pool < recipe.batch:

@@ -137,7 +137,8 @@ class Recipe:
 
     logarithm: bool = False
     """Whether `mse`, `latent` and the encoder stage take the logarithm of each picture's error, as
-    PSNR does: a mild degradation then weighs as much as one that leaves little to know."""
+    PSNR does: a mild degradation then weighs as much as one that leaves little to know. And
+    `energy` that of each amount: pictures of little contrast weigh as much as others."""
     mse: float = 1.0
     """Weight of the mean squared error in pixels [-1, 1]."""
     latent: float = 0.0
@@ -158,6 +159,8 @@ class Recipe:
     energy_side: int = 4
     """Side of the squares in which amounts are compared, in coefficients. Small ones ask for
     detail everywhere, also where none can be known."""
+    energy_octaves: int = 3
+    """Octaves whose amounts are compared, from the finest on, 1 to 3. Coarse ones cost more PSNR."""
     gan: float = 0.5
     """Weight of the adversarial term."""
     gan_loss: str = "bce"

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import data
 
+from hypir.metrics import haar
+from hypir.texture import luma
 from hypir.train.data import Feed, Mixture, Pair, degraded_pair, global_number, sharpen
 from hypir.train.dead_leaves import LeafCanvas, paint
 from hypir.train.sources import open_source
@@ -210,3 +213,23 @@ def test_dead_leaves_have_the_spectrum_of_photographs():
     band = (f > 0.03) & (f < 0.3)
     slope = np.polyfit(np.log(f[band]), np.log(spectrum[band]), 1)[0]
     assert -4.0 < slope < -1.5
+
+
+def octaves(picture: np.ndarray) -> np.ndarray:
+    """Standard deviation of the Haar bands of brightness, from the finest octave on."""
+    plane = luma(torch.from_numpy(picture.copy())[None].float() / 255)
+    found = []
+    for _ in range(4):
+        plane, bands = haar(plane)
+        found.append(float(bands.std()))
+    return np.array(found)
+
+
+def test_dead_leaves_have_the_contrast_of_photographs_in_each_octave():
+    # none of those that quality is measured on; of different kinds, hence the wide bounds
+    photographs = (data.gravel(), data.coins(), data.moon(), data.immunohistochemistry())
+    colored = [p if p.ndim == 3 else np.stack([p] * 3, axis=-1) for p in photographs]
+    wanted = np.median([octaves(p) for p in colored], axis=0)
+    made = [paint(np.random.default_rng([5, i]), 256) for i in range(16)]
+    found = np.median([octaves(p) for p in made], axis=0)
+    assert (0.6 < found / wanted).all() and (found / wanted < 1.5).all()

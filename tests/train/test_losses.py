@@ -141,6 +141,23 @@ def test_a_missing_lpips_backbone_is_named_with_its_address(tmp_path):
         Lpips(str(tmp_path / "none.pth"))
 
 
+def test_with_the_logarithm_faint_detail_counts_as_much_as_strong():
+    target = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for contrast in (0.1, 1.0):
+        loss = energy_loss(0.5 * contrast * target, contrast * target, 16, 2, logarithm=True)
+        assert float(loss) == pytest.approx(2 * math.log(2), abs=0.1)  # of two octaves
+    strong, faint = (energy_loss(0.5 * c * target, c * target, 16, 2) for c in (1.0, 0.1))
+    assert float(strong / faint) == pytest.approx(10, rel=0.01)
+
+
+def test_octaves_are_counted_from_the_finest_on():
+    board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(16, 16)[None, None]
+    coarse = board.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    blank = torch.zeros_like(coarse)
+    assert float(energy_loss(coarse, blank, 4, 1)) < 1e-6
+    assert float(energy_loss(coarse, blank, 4, 2)) == pytest.approx(1 / 3, abs=1e-4)
+
+
 def test_bands_count_the_place_of_detail_and_not_its_amount():
     generator = torch.Generator().manual_seed(0)
     grain, other = torch.randn(2, 1, 3, 64, 64, generator=generator)
