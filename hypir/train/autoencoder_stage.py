@@ -11,15 +11,15 @@ With `restored`, part of the latents are those that a degradation-removal encode
 pictures. They are smoother than clean ones, and a decoder that never met such draws smoothly.
 """
 
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .data import Batch
+from .export import make_generator, start_from
 from .generator import Encoder, frozen_encoder, is_tiny
 from .loop import Ema, add_up, make_optimizer, settle, synced, update
 from .losses import band_loss, energy_loss, pixel_loss, pyramid_loss
@@ -29,6 +29,29 @@ from .sharding import prepare, whole
 
 LATENT_NOISE = 0.05
 """Deviation of the decoder's noise in training."""
+
+
+class _Restoring(nn.Module):
+    """Bad pictures to the latents that the decoder will be given for them; not trained."""
+
+    def __init__(self, recipe: Recipe):
+        super().__init__()
+        base = load_base(recipe)
+        load_vae_part(base.vae, Path(recipe.encoder_file))
+        self.encoder = Encoder(base.vae, base.prior)
+        self.generator, self._text = None, base.text
+        if recipe.lora_file:
+            self.generator = make_generator(base, recipe)
+            start_from(self.generator, Path(recipe.lora_file))
+        self.requires_grad_(False).eval()
+
+    def forward(self, degraded: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in [-1, 1] to scaled latents, without text and richness."""
+        z = self.encoder(degraded)
+        if self.generator is None:
+            return z
+        condition = self._text.encode([""] * len(z), z.device)
+        return self.generator(z, condition.tokens, condition.pooled)
 
 
 class AutoencoderStage:
@@ -47,18 +70,13 @@ class AutoencoderStage:
         self._encoder = frozen_encoder(self._base.vae, self._base.prior).to(accelerator.device)
         self.degrades = recipe.restored > 0
         if self.degrades:
-            self._restoring = self._restoring_encoder().to(accelerator.device)
+            self._restoring = _Restoring(recipe).to(accelerator.device)
         self.decoder = self._base.vae.decoder.requires_grad_(True).train()
         self.modules = {"decoder": self.decoder}
         optimizer = make_optimizer(recipe, self.decoder)
         self._d, optimizer = prepare(accelerator, self.decoder, optimizer)
         self.optimizers = {"decoder": optimizer}
         self.ema = Ema(self.decoder, recipe.ema)
-
-    def _restoring_encoder(self) -> Encoder:
-        vae = copy.deepcopy(self._base.vae)
-        load_vae_part(vae, Path(self._recipe.encoder_file))
-        return Encoder(vae, self._base.prior).requires_grad_(False).eval()
 
     def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
         """One update of the decoder."""

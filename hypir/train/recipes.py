@@ -129,8 +129,8 @@ class Recipe:
     lora_file: str = ""
     """HYPIR weights of the same rank and modules that the adversarial stage starts from."""
     restored: float = 0.0
-    """Share of the autoencoder stage's pictures whose latent is what `encoder_file` makes of the
-    degraded one, as the decoder meets it in use."""
+    """Share of the autoencoder stage's pictures whose latent is what `encoder_file` and, if given,
+    `lora_file` make of the degraded one, as the decoder meets it in use."""
     encoder_target: str = "frozen"
     """frozen: D(E0(clean)) with the encoder as it was; both: D(E(clean)), as printed; latent:
     E0(clean) itself, without the decoder, which is less than half the work."""
@@ -160,7 +160,7 @@ class Recipe:
     """Side of the squares in which amounts are compared, in coefficients. Small ones ask for
     detail everywhere, also where none can be known."""
     energy_octaves: int = 3
-    """Octaves whose amounts are compared, from the finest on, 1 to 3. Coarse ones cost more PSNR."""
+    """Octaves whose amounts are compared, from the finest on, 1 to 3; coarse ones cost PSNR."""
     gan: float = 0.5
     """Weight of the adversarial term."""
     gan_loss: str = "bce"
