@@ -153,7 +153,9 @@ class AdversarialStage:
             side = self._recipe.energy_side
             # Of brightness: made-up colour is seen as specks, not as detail.
             weights = self._weights * self._shares.square()
-            terms["latent_energy"] = latent_energy_loss(x0, clean, weights, side)
+            terms["latent_energy"] = latent_energy_loss(
+                x0, clean, weights, side, self._recipe.logarithm
+            )
         if self._recipe.mse:
             terms["mse"] = pixel_loss(pixels, batch.target, self._recipe.logarithm)
         if self._lpips is not None:

@@ -20,6 +20,8 @@ AMOUNT_FLOOR = 1e-8
 """Added to mean squares, so that the root has a slope at zero."""
 RELATIVE_FLOOR = 1e-5
 """Added to mean squares before the logarithm: below 0.4 levels of 255 nothing is asked for."""
+LATENT_FLOOR = 1e-3
+"""The same for latents, whose deviation over all pictures is about 1."""
 BAND_FLOOR = 1e-5
 """Added to products of amounts: a band that is empty on one side has no correlation to speak of."""
 ERROR_FLOOR = 1e-4
@@ -72,13 +74,20 @@ def energy_loss(
     return loss
 
 
-def latent_energy_loss(result: Tensor, target: Tensor, weights: Tensor, side: int = 4) -> Tensor:
+def latent_energy_loss(
+    result: Tensor, target: Tensor, weights: Tensor, side: int = 4, logarithm: bool = False
+) -> Tensor:
     """energy_loss between latents (B, C, h, w), which needs no decoding.
 
-    sum_c sqrt(weights_c) |amount(result_c) - amount(target_c)|, mean over squares of `side` cells.
+    sum_c sqrt(weights_c) |amount(result_c) - amount(target_c)|, mean over squares of `side` cells;
+    with `logarithm` the amounts are ln(mean square + LATENT_FLOOR) / 2 and the sum is a mean.
     """
-    gap = (_amounts(result, side) - _amounts(target, side)).abs()
-    return torch.einsum("c,bchw->bhw", weights.sqrt(), gap).mean()
+    have, want = _amounts(result, side), _amounts(target, side)
+    scale = weights.sqrt()
+    if logarithm:
+        have, want = ((x.square() + LATENT_FLOOR).log() / 2 for x in (have, want))
+        scale = scale / scale.sum()
+    return torch.einsum("c,bchw->bhw", scale, (have - want).abs()).mean()
 
 
 def band_loss(result: Tensor, target: Tensor) -> Tensor:

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from hypir.encoder import check_encoder_fits, read_encoder
+from hypir.train.autoencoder_stage import AutoencoderStage
+from hypir.train.encoder_stage import EncoderStage
 from hypir.train.loop import run_stage, trainable
 from hypir.train.recipes import STAGES
 from hypir.train.run import MAKERS
@@ -31,3 +34,26 @@ def test_every_stage_exports_its_averages_and_not_the_last_weights(
     assert len(moved) > 10
     assert all(holds(average) for average in moved.values())
     assert not any(holds(last[k].detach()) for k in moved)
+
+
+def test_an_encoder_is_written_for_another_decoder_without_a_step(
+    make_recipe, accelerator, tmp_path
+):
+    first = make_recipe(stages=("encoder",), steps=2, out=str(tmp_path / "first"))
+    run_stage(EncoderStage(first, accelerator), first, accelerator)
+    file = str(tmp_path / "first" / "tiny_encoder.safetensors")
+    decoder = make_recipe(stages=("autoencoder",), steps=2, out=str(tmp_path / "decoder"))
+    run_stage(AutoencoderStage(decoder, accelerator), decoder, accelerator)
+    other = str(tmp_path / "decoder" / "autoencoder.safetensors")
+    again = make_recipe(
+        stages=("encoder",),
+        steps=0,
+        out=str(tmp_path / "again"),
+        encoder_file=file,
+        autoencoder_file=other,
+    )
+    run_stage(EncoderStage(again, accelerator), again, accelerator)
+    one, two = (read_encoder(Path(f)) for f in (file, tmp_path / "again/tiny_encoder.safetensors"))
+    assert all(torch.equal(two.tensors[k], v) for k, v in one.tensors.items())
+    assert one.decoder_fingerprint != two.decoder_fingerprint
+    check_encoder_fits("it", two, read_tensors(Path(other))[0])

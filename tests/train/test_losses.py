@@ -150,6 +150,14 @@ def test_with_the_logarithm_faint_detail_counts_as_much_as_strong():
     assert float(strong / faint) == pytest.approx(10, rel=0.01)
 
 
+def test_with_the_logarithm_every_channel_of_a_latent_is_asked_for_the_same_gain():
+    target = torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    target = target * torch.tensor([1.0, 0.3])[:, None, None]
+    weights = torch.tensor([0.25, 0.25])
+    loss = latent_energy_loss(0.5 * target, target, weights, 16, logarithm=True)
+    assert float(loss) == pytest.approx(math.log(2), abs=0.02)
+
+
 def test_octaves_are_counted_from_the_finest_on():
     board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(16, 16)[None, None]
     coarse = board.repeat_interleave(2, 2).repeat_interleave(2, 3)
