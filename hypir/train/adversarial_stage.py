@@ -38,6 +38,7 @@ from .losses import (
     latent_loss,
     pixel_loss,
     pyramid_loss,
+    richness_loss,
 )
 from .models import DTYPES, Base, load_base, load_vae_part
 from .recipes import Recipe
@@ -68,7 +69,7 @@ class AdversarialStage:
         self._weights = latent_weights(clean_encoder, base.prior.latent_channels).to(device)
         self._shares = luma_shares(clean_encoder, base.prior.latent_channels).to(device)
         self._in_pixels = any(
-            (recipe.mse, recipe.lpips, recipe.pyramid, recipe.bands, recipe.energy)
+            (recipe.mse, recipe.lpips, recipe.pyramid, recipe.bands, recipe.energy, recipe.richness)
         )
         self._in_pixels |= discriminator is not None and not sees_latents
         self._vae, self._text = base.vae.to(device), base.text.to(device)
@@ -140,8 +141,9 @@ class AdversarialStage:
             condition = self._text.encode(batch.captions, z.device)
         draw = self._rng("network", batch.numbers[0])
         without = bool(draw.random() < self._recipe.texture_drop)
+        asked = self._asked(batch)
         with self._positions(draw):
-            x0 = self._g(z, condition.tokens, condition.pooled, batch.richness, without).float()
+            x0 = self._g(z, condition.tokens, condition.pooled, asked, without).float()
         pixels = self.decode(x0) if self._in_pixels else None
         terms, clean = {}, None
         if self._clean_encoder is not None:
@@ -162,6 +164,9 @@ class AdversarialStage:
             terms["lpips"] = self._lpips(pixels, batch.target)
         if self._recipe.pyramid:
             terms["pyramid"] = pyramid_loss(pixels, batch.target)
+        if self._recipe.richness:
+            # Without a token it counts for nothing, but every process has the same terms.
+            terms["richness"] = richness_loss(pixels, asked) * (0.0 if without else 1.0)
         if self._recipe.bands:
             terms["bands"] = band_loss(pixels, batch.target)
         if self._recipe.energy:
@@ -229,6 +234,14 @@ class AdversarialStage:
             strengths.append(0.0 if off else draw.uniform(0, self._recipe.noise))
             seeds.append(int(draw.integers(0, 2**63)))
         return inject_noise(z, strengths, seeds)
+
+    def _asked(self, batch: Batch) -> Tensor:
+        """The richness that the token asks of each picture (B,)."""
+        spread = self._recipe.richness_spread
+        if not spread:
+            return batch.richness
+        draws = [self._rng("richness", n).uniform(-spread, spread) for n in batch.numbers]
+        return batch.richness + batch.richness.new_tensor(draws)
 
     def _posterior(self, batch: Batch) -> list[int] | None:
         if self._recipe.posterior == "mean":

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypir.metrics import haar
+from hypir.texture import laplacian_response, luma, sigma_to_richness
 
 PYRAMID_LEVELS = 4
 ENERGY_LEVELS = 3
@@ -22,6 +23,8 @@ RELATIVE_FLOOR = 1e-5
 """Added to mean squares before the logarithm: below 0.4 levels of 255 nothing is asked for."""
 LATENT_FLOOR = 1e-3
 """The same for latents, whose deviation over all pictures is about 1."""
+SIGMA_FLOOR = 1e-4
+"""Of the Laplacian's deviation, in units of white: a fiftieth of what richness 0 has."""
 BAND_FLOOR = 1e-5
 """Added to products of amounts: a band that is empty on one side has no correlation to speak of."""
 ERROR_FLOOR = 1e-4
@@ -106,6 +109,16 @@ def band_loss(result: Tensor, target: Tensor) -> Tensor:
         lengths = [(x.square().mean(dim=2) + AMOUNT_FLOOR).sqrt() for x in (have, want)]
         losses.append(1 - (have * want).mean(dim=2) / (lengths[0] * lengths[1] + BAND_FLOOR))
     return torch.stack(losses).mean()
+
+
+def richness_loss(result: Tensor, asked: Tensor) -> Tensor:
+    """Mean |richness of the result - richness asked|, of pixels (B, 3, H, W) in [-1, 1].
+
+    hypir.texture's definition; SIGMA_FLOOR keeps its slope finite where a result is flat.
+    """
+    response = laplacian_response(luma((result.movedim(1, -1) + 1) / 2)).flatten(1)
+    sigma = (response.var(dim=1, correction=0) + SIGMA_FLOOR**2).sqrt()
+    return (sigma_to_richness(sigma) - asked).abs().mean()
 
 
 def _amounts(values: Tensor, side: int) -> Tensor:

@@ -72,5 +72,7 @@ def check(recipe: "Recipe") -> None:
     for field in ("caption_drop", "texture_drop", "noise_off", "gan_target", "ema", "restored"):
         if not 0 <= getattr(recipe, field) <= 1:
             raise ValueError(f"{field} must be between 0 and 1, got {getattr(recipe, field)}")
+    if (recipe.richness or recipe.richness_spread) and not recipe.texture:
+        raise ValueError("richness is asked for by a token; train one with --texture")
     if "adversarial" in recipe.stages and not recipe.targets:
         raise ValueError("targets must name at least one module for the LoRA")

@@ -113,6 +113,11 @@ class Recipe:
     """Whether a richness token is trained."""
     texture_drop: float = 0.1
     """Chance that a batch goes without the richness token."""
+    richness: float = 0.0
+    """Weight of |richness of the result - richness asked|, where a token asks."""
+    richness_spread: float = 0.0
+    """The richness asked is the target's plus up to this, either way. At 0 the token tells what
+    the picture shows anyway, and little is learnt of it."""
     noise: float = 0.5
     """Largest strength of noise injected into the latent; drawn evenly from 0."""
     noise_off: float = 0.5

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hypir.metrics import band_correlations
+from hypir.texture import measure_richness
 from hypir.train.losses import (
     Lpips,
     accuracy,
@@ -18,6 +19,7 @@ from hypir.train.losses import (
     latent_energy_loss,
     pixel_loss,
     pyramid_loss,
+    richness_loss,
 )
 
 
@@ -156,6 +158,17 @@ def test_with_the_logarithm_every_channel_of_a_latent_is_asked_for_the_same_gain
     weights = torch.tensor([0.25, 0.25])
     loss = latent_energy_loss(0.5 * target, target, weights, 16, logarithm=True)
     assert float(loss) == pytest.approx(math.log(2), abs=0.02)
+
+
+def test_the_richness_of_a_result_is_compared_with_the_one_asked():
+    noise = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pixels = 0.1 * noise * torch.tensor([0.3, 1.0])[:, None, None, None]
+    measured = measure_richness((pixels.movedim(1, -1) + 1) / 2)
+    off = torch.tensor([0.2, -0.1])
+    assert float(richness_loss(pixels, measured + off)) == pytest.approx(0.15, abs=1e-4)
+    flat = torch.zeros(1, 3, 16, 16, requires_grad=True)
+    (slope,) = torch.autograd.grad(richness_loss(flat, torch.ones(1)), flat)
+    assert torch.isfinite(slope).all()
 
 
 def test_octaves_are_counted_from_the_finest_on():
