@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from hypir.train.data import Batch, derive_seed
 from hypir.train.discriminators import make_discriminator
+from hypir.train.encoder_stage import trainable_encoder
 from hypir.train.export import make_generator
 from hypir.train.generator import Encoder, decode, is_tiny
+from hypir.train.loop import trainable
 from hypir.train.losses import discriminator_loss, energy_loss, generator_loss, pyramid_loss
 from hypir.train.models import Base
 from hypir.train.recipes import Recipe
@@ -28,9 +30,9 @@ class PlainEncoder:
         if recipe.gradient_checkpointing and not is_tiny(self.vae):
             self.vae.enable_gradient_checkpointing()
         self.frozen = Encoder(self.vae, self.prior).requires_grad_(False).eval()
-        self.encoder = Encoder(self.vae, self.prior).float().requires_grad_(True)
+        self.encoder = trainable_encoder(base, recipe)
         self.learner = Learner(recipe, self.encoder, recipe.encoder[0].lr)
-        self.shadow = {k: p.detach().clone() for k, p in self.encoder.named_parameters()}
+        self.shadow = {k: p.detach().clone() for k, p in trainable(self.encoder).items()}
 
     def step(self, batch: Batch) -> float:
         """One update; the loss."""

@@ -25,6 +25,15 @@ from .recipes import Recipe
 from .sharding import prepare, whole
 
 
+def trainable_encoder(base: Base, recipe: Recipe) -> Encoder:
+    """The encoder that a run begins with, out of the base model or the recipe's file."""
+    if recipe.encoder_file:
+        load_vae_part(base.vae, Path(recipe.encoder_file))
+    elif is_tiny(base.vae) and closed_form(base.vae) is not None:
+        prepare_to_learn(base.vae.encoder)
+    return Encoder(base.vae, base.prior).learn()
+
+
 class EncoderStage:
     """See loop.Stage."""
 
@@ -40,11 +49,7 @@ class EncoderStage:
             self._vae.enable_gradient_checkpointing()
         self._frozen = frozen_encoder(base.vae, base.prior).to(device)
         self._weights = latent_weights(self._frozen, base.prior.latent_channels).to(device)
-        if recipe.encoder_file:
-            load_vae_part(base.vae, Path(recipe.encoder_file))
-        elif is_tiny(base.vae) and closed_form(base.vae) is not None:
-            prepare_to_learn(base.vae.encoder)
-        self.encoder = Encoder(base.vae, base.prior).learn()
+        self.encoder = trainable_encoder(base, recipe)
         self.modules = {"encoder": self.encoder}
         optimizer = make_optimizer(recipe, self.encoder)
         self._e, optimizer = prepare(accelerator, self.encoder, optimizer)
