@@ -12,7 +12,7 @@ from hypir.train.autoencoder_stage import AutoencoderStage
 from hypir.train.encoder_stage import EncoderStage
 from hypir.train.loop import run_stage, trainable
 from hypir.train.recipes import STAGES
-from hypir.train.run import MAKERS
+from hypir.train.run import MAKERS, train
 from hypir.weight_files import read_tensors
 
 
@@ -52,7 +52,7 @@ def test_an_encoder_is_written_for_another_decoder_without_a_step(
         encoder_file=file,
         autoencoder_file=other,
     )
-    run_stage(EncoderStage(again, accelerator), again, accelerator)
+    train(again, accelerator)
     one, two = (read_encoder(Path(f)) for f in (file, tmp_path / "again/tiny_encoder.safetensors"))
     assert all(torch.equal(two.tensors[k], v) for k, v in one.tensors.items())
     assert one.decoder_fingerprint != two.decoder_fingerprint
