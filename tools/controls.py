@@ -158,7 +158,7 @@ def check(arguments: argparse.Namespace) -> None:
     for option in ("checkpoint", "lora", "encoder", "workflow", "photo"):
         file = getattr(arguments, option)
         if file is not None and not file.is_file():
-            raise ValueError(f"the file of --{option}, {file}, does not exist")
+            raise ValueError(f"the file of --{option}, {file}, does not exist; check its path")
     own_workflow = arguments.workflow != WORKFLOW
     if arguments.lora is None and (arguments.checkpoint or arguments.encoder or own_workflow):
         raise ValueError("--checkpoint, --encoder and --workflow need --lora: the weights shown")

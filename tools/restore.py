@@ -78,7 +78,7 @@ def check_paths(arguments: argparse.Namespace) -> None:
     """
     source, target = arguments.input, arguments.output
     if not source.is_file():
-        raise ValueError(f"the photo {source} does not exist")
+        raise ValueError(f"the photo {source} does not exist; check its path")
     if target.suffix.lower() not in FORMATS:
         known = ", ".join(FORMATS)
         raise ValueError(f"the output's name must end in one of {known}, got {target.name}")
@@ -91,7 +91,7 @@ def check_paths(arguments: argparse.Namespace) -> None:
     for option in ("checkpoint", "lora", "encoder"):
         file = getattr(arguments, option)
         if file is not None and not file.is_file():
-            raise ValueError(f"the file of --{option}, {file}, does not exist")
+            raise ValueError(f"the file of --{option}, {file}, does not exist; check its path")
     if (arguments.checkpoint is None) != (arguments.lora is None):
         raise ValueError(
             "--checkpoint and --lora belong together: give both for real weights, or neither "

@@ -29,11 +29,8 @@ from .generator import (
 from .loop import Ema, add_up, make_optimizer, settle, synced, trainable, update
 from .losses import (
     Lpips,
-    accuracy,
     band_loss,
-    discriminator_loss,
     energy_loss,
-    generator_loss,
     latent_energy_loss,
     latent_loss,
     pixel_loss,
@@ -41,6 +38,7 @@ from .losses import (
     richness_loss,
 )
 from .models import DTYPES, Base, load_base, load_vae_part
+from .opponent import Opponent, Round
 from .recipes import Recipe
 from .sharding import is_sharded, prepare, whole
 
@@ -80,15 +78,15 @@ class AdversarialStage:
             base.network.enable_gradient_checkpointing()
             if not is_tiny(base.vae):
                 base.vae.enable_gradient_checkpointing()
-        self.generator, self.discriminator = generator, discriminator
+        self.generator = generator
         self.modules = {"generator": generator}
         self._g, optimizer = prepare(accelerator, generator, make_optimizer(recipe, generator))
         self.optimizers = {"generator": optimizer}
+        self._opponent = None
         if discriminator is not None:
+            self._opponent = Opponent(recipe, discriminator, accelerator)
             self.modules["discriminator"] = discriminator
-            optimizer = make_optimizer(recipe, discriminator)
-            self._d, optimizer = prepare(accelerator, discriminator, optimizer)
-            self.optimizers["discriminator"] = optimizer
+            self.optimizers["discriminator"] = self._opponent.optimizer
         self.ema = Ema(generator, recipe.ema)
 
     def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
@@ -111,7 +109,7 @@ class AdversarialStage:
             self._accelerator, self.optimizers["generator"], self.generator, self._recipe.clip
         )
         values |= {"gradient": float(norm), **probes}
-        return values | (self._discriminator_step(rounds) if rounds else {})
+        return values | (self._opponent.learn(rounds) if rounds else {})
 
     @torch.no_grad()
     def result(self, batch: Batch) -> Tensor:
@@ -134,8 +132,8 @@ class AdversarialStage:
             export_generator(self.generator, path, averages, DTYPES[self._recipe.export])
         return [path]
 
-    def _generator_terms(self, batch: Batch) -> tuple[dict[str, Tensor], tuple | None]:
-        """Loss terms, and what the discriminator is to judge: (real, fake, seeds)."""
+    def _generator_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Round | None]:
+        """Loss terms, and what the discriminator is to learn from."""
         z = self._latent(batch)
         with torch.no_grad():
             condition = self._text.encode(batch.captions, z.device)
@@ -177,51 +175,14 @@ class AdversarialStage:
                 self._recipe.energy_octaves,
                 self._recipe.logarithm,
             )
-        if self.discriminator is None:
+        if self._opponent is None:
             return terms, None
         seeds = [derive_seed(self._recipe.seed, "judge", n) for n in batch.numbers]
         fake, real = pixels, batch.target
-        if self.discriminator.sees_latents:
+        if self._opponent.discriminator.sees_latents:
             fake, real = x0, clean
-        # Neither its heads nor its spectral norms are touched while the generator learns.
-        heads = list(trainable(self.discriminator).values())
-        for p in heads:
-            p.requires_grad_(False)
-        logits = self.discriminator.eval()(fake, seeds)
-        for p in heads:
-            p.requires_grad_(True)
-        r = self._recipe
-        terms["gan"] = generator_loss(logits, r.gan_loss, r.gan_target_generator)
-        return terms, (real.detach(), fake.detach(), seeds)
-
-    def _discriminator_step(self, rounds: list[tuple]) -> dict[str, float]:
-        sums: dict[str, Tensor] = {}
-        # Under FSDP the generator's pass leaves gradients in the heads all the same.
-        self.optimizers["discriminator"].zero_grad(set_to_none=True)
-        self._d.train()
-        for i, (real, fake, seeds) in enumerate(rounds):
-            last = i == len(rounds) - 1
-            with synced(self._accelerator, self._d, last), self._accelerator.autocast():
-                logits = self._d(torch.cat([real, fake]), seeds * 2)
-                half = len(real)
-                on_real, on_fake = [x[:half] for x in logits], [x[half:] for x in logits]
-                loss = discriminator_loss(
-                    on_real, on_fake, self._recipe.gan_loss, self._recipe.gan_target
-                )
-                self._accelerator.backward(loss / len(rounds))
-            add_up(
-                sums,
-                {
-                    "d_loss": loss,
-                    "d_real": torch.stack([x.mean() for x in on_real]).mean(),
-                    "d_fake": torch.stack([x.mean() for x in on_fake]).mean(),
-                    "d_accuracy": accuracy(on_real, on_fake),
-                },
-            )
-        values = settle(self._accelerator, sums, len(rounds))
-        optimizer = self.optimizers["discriminator"]
-        norm = update(self._accelerator, optimizer, self.discriminator, self._recipe.clip)
-        return {**values, "d_gradient": float(norm)}
+        terms["gan"] = self._opponent.price(fake, seeds)
+        return terms, Round(real.detach(), fake.detach(), seeds)
 
     @torch.no_grad()
     def _latent(self, batch: Batch) -> Tensor:

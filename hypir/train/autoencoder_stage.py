@@ -7,6 +7,9 @@ step on. The decoder sees them with a little noise, which keeps close latents cl
 No backbone is at hand, so the loss is a Laplacian pyramid, the squared error, and the amount of
 detail (losses.energy_loss), without which the decoder gives the mean of all that a latent may be.
 
+With `decoder_gan` a discriminator of pixels takes the place of amounts, or stands beside them: it
+tells a pattern that is repeated everywhere from texture, which an amount cannot.
+
 With `restored`, part of the latents are those that a degradation-removal encoder makes of bad
 pictures. They are smoother than clean ones, and a decoder that never met such draws smoothly.
 """
@@ -19,11 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import Batch
+from .discriminators import PatchDiscriminator
 from .export import make_generator, start_from
 from .generator import Encoder, frozen_encoder, is_tiny
 from .loop import Ema, add_up, make_optimizer, settle, synced, update
 from .losses import band_loss, energy_loss, pixel_loss, pyramid_loss
 from .models import AUTOENCODER_FILE, DTYPES, Base, load_base, load_vae_part, save_autoencoder
+from .opponent import Opponent, Round
 from .recipes import Recipe
 from .sharding import prepare, whole
 
@@ -76,24 +81,35 @@ class AutoencoderStage:
         optimizer = make_optimizer(recipe, self.decoder)
         self._d, optimizer = prepare(accelerator, self.decoder, optimizer)
         self.optimizers = {"decoder": optimizer}
+        self._opponent = None
+        if recipe.decoder_gan:
+            discriminator = PatchDiscriminator(recipe.seed)
+            self._opponent = Opponent(recipe, discriminator, accelerator)
+            self.modules["discriminator"] = discriminator
+            self.optimizers["discriminator"] = self._opponent.optimizer
         self.ema = Ema(self.decoder, recipe.ema)
 
     def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
-        """One update of the decoder."""
+        """One update of the decoder, then of its opponent, if it has one."""
         sums: dict[str, Tensor] = {}
+        rounds = []
         for i, batch in enumerate(batches):
             with synced(self._accelerator, self._d, i == count - 1), self._accelerator.autocast():
-                terms = self.terms(batch)
+                terms, pixels = self.terms(batch)
+                if self._opponent is not None:
+                    terms["gan"] = self._recipe.decoder_gan * self._opponent.price(pixels, [])
+                    rounds.append(Round(batch.target, pixels.detach(), []))
                 loss = sum(terms.values())
                 self._accelerator.backward(loss / count)
             add_up(sums, {**terms, "loss": loss})
         values = settle(self._accelerator, sums, count)
         optimizer = self.optimizers["decoder"]
         norm = update(self._accelerator, optimizer, self.decoder, self._recipe.clip)
-        return {**values, "gradient": float(norm)}
+        values["gradient"] = float(norm)
+        return values | (self._opponent.learn(rounds) if rounds else {})
 
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Weighted loss terms of a batch, of which the first pictures are restored ones."""
+    def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Weighted loss terms of a batch, of which the first pictures are restored ones; pixels."""
         count = round(len(batch.target) * self._recipe.restored)
         with torch.no_grad():
             z = self._encoder(batch.target[count:])
@@ -112,7 +128,7 @@ class AutoencoderStage:
             # No pyramid: its means of absolute values want what cannot be known to be left out.
             terms["restored_mse"] = r.mse * pixel_loss(own, target, r.logarithm)
             terms["restored_bands"] = r.bands * band_loss(own, target)
-        return terms
+        return terms, pixels
 
     @torch.no_grad()
     def result(self, batch: Batch) -> Tensor:

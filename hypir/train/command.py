@@ -138,7 +138,7 @@ def add_others(commands) -> None:
 def _metavar(name: str) -> str:
     if name in PHASES:
         return "STEPSxIMAGES@RATE,..."
-    return "A,B,..." if name in LISTS or name == "betas" else "VALUE"
+    return "A,B,..." if name in (*LISTS, "betas", "scales") else "VALUE"
 
 
 def _parse(field: dataclasses.Field, given):
@@ -151,6 +151,8 @@ def _parse(field: dataclasses.Field, given):
             return tuple(Phase.parse(part) for part in given.split(","))
         if name in LISTS:
             return tuple(part for part in given.split(",") if part)
+        if name == "scales":
+            return tuple(int(part) for part in given.split(",") if part)
         if name == "betas":
             first, second = given.split(",")
             return float(first), float(second)

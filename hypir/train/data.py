@@ -168,9 +168,12 @@ def shrink(picture: np.ndarray, shorter: int) -> np.ndarray:
 
 def degrade_and_enlarge(clean: Tensor, scale: int, seeds: Sequence[int], recipe=None) -> Tensor:
     """(B, 3, H, W) in [0, 1] degraded by training's recipe and enlarged again (bicubic)."""
-    small = degrade_pixels(clean, recipe or training(), scale, seeds)
-    large = F.interpolate(small, clean.shape[-2:], mode="bicubic", align_corners=False)
-    return large.clamp(0, 1)
+    return enlarge(degrade_pixels(clean, recipe or training(), scale, seeds), clean.shape[-2:])
+
+
+def enlarge(small: Tensor, size: torch.Size) -> Tensor:
+    """(B, 3, h, w) in [0, 1] at the size (H, W), bicubic."""
+    return F.interpolate(small, size, mode="bicubic", align_corners=False).clamp(0, 1)
 
 
 def sharpen(clean: Tensor) -> Tensor:
@@ -207,8 +210,9 @@ def degraded_pair(pair: Pair, recipe: Recipe) -> Pair:
     seed = derive_seed(recipe.seed, "degradation", pair.number)
     draw = np.random.default_rng(derive_seed(recipe.seed, "kind of degradation", pair.number))
     kind = recipe.degradations[draw.integers(len(recipe.degradations))]
+    scale = recipe.scales[draw.integers(len(recipe.scales))]
     chain = PRESETS[kind] if kind in PRESETS else training()
-    small = degrade_pixels(pair.clean[None].float() / 255, chain, recipe.scale, [seed])[0]
+    small = degrade_pixels(pair.clean[None].float() / 255, chain, scale, [seed])[0]
     return Pair(pair.number, pair.clean, (small * 255).round().to(torch.uint8), pair.caption)
 
 
@@ -312,16 +316,19 @@ class Feed:
 
     def _batch(self, pairs: list[Pair]) -> Batch:
         clean = torch.stack([p.clean for p in pairs]).to(self._device).float() / 255
-        small = torch.stack([p.degraded for p in pairs]).to(self._device).float() / 255
-        large = F.interpolate(small, clean.shape[-2:], mode="bicubic", align_corners=False)
+        large = torch.cat([self._enlarged(p, clean.shape[-2:]) for p in pairs])
         target = sharpen(clean) if self._recipe.sharpen else clean
         return Batch(
             target=target * 2 - 1,
-            degraded=large.clamp(0, 1) * 2 - 1,
+            degraded=large * 2 - 1,
             captions=[p.caption for p in pairs],
             numbers=[p.number for p in pairs],
             richness=measure_richness(target.movedim(1, -1)),
         )
+
+    def _enlarged(self, pair: Pair, size: torch.Size) -> Tensor:
+        small = pair.degraded[None].to(self._device).float() / 255
+        return enlarge(small, size)
 
 
 def _keep(group):

@@ -3,6 +3,10 @@
 As published for SD2: heads with spectral norm on several levels of a CLIP ConvNeXt, and on its
 pooled embedding. The others are those of the paper's ablation: DINO, CLIP, and the diffusion
 network's own features. All take any size.
+
+PatchDiscriminator has no backbone: a small convolutional network that learns from nothing, as those
+of Isola et al. 2017, with spectral norm (Miyato et al. 2018). It is for the decoder of the tiny
+recipe, where no pretrained network is at hand, and sees pixels at their full size.
 """
 
 import copy
@@ -25,6 +29,8 @@ TIMM_MODELS = {
     "clip": "vit_base_patch16_clip_224.openai",
 }
 """timm's names; the first is OpenCLIP's laion2b_s34b_b82k_augreg_soup, the published one."""
+PATCH_LAYERS = ((32, 1), (64, 2), (96, 2), (96, 1), (1, 1))
+"""Channels and strides of PatchDiscriminator; the sides of its kernels are 3 and 4 px."""
 UNET_TIMESTEPS = (20, 400)
 """Noise levels at which the diffusion network looks; higher ones hide texture."""
 
@@ -95,6 +101,27 @@ class VectorHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, width) to (B, 1)."""
         return self.outer(F.leaky_relu(self.inner(x), 0.2))
+
+
+class PatchDiscriminator(nn.Module):
+    """Logits for every 4x4 px, each from the 28x28 px around it; all of it is trained."""
+
+    sees_latents = False
+
+    def __init__(self, seed: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for i, (width, stride) in enumerate(PATCH_LAYERS):
+                before = PATCH_LAYERS[i - 1][0] if i else 3
+                conv = nn.Conv2d(before, width, 2 + stride, stride, 1)
+                layers += [spectral_norm(conv), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor, seeds: list[int]) -> list[Tensor]:
+        """One level (B, 1, h, w) of pixels in [-1, 1]; nothing is drawn, so `seeds` go unused."""
+        return [self.layers(x).float()]
 
 
 class ImageBackbone(nn.Module):
@@ -180,12 +207,14 @@ class DiffusionBackbone(nn.Module):
         return [_unit(_as_map(f, x.shape[-2:])) for f in caught]
 
 
-def make_discriminator(recipe: Recipe, base: Base) -> Discriminator:
+def make_discriminator(recipe: Recipe, base: Base) -> Discriminator | PatchDiscriminator:
     """The discriminator that a recipe names.
 
     Raises:
         ValueError: naming what to download if the backbone cannot be had.
     """
+    if recipe.discriminator == "patch":
+        return PatchDiscriminator(recipe.seed)
     if recipe.discriminator == "unet":
         backbone = DiffusionBackbone(base)
         if recipe.discriminator_weights:
@@ -215,7 +244,7 @@ def load_backbone(recipe: Recipe) -> nn.Module:
         raise ValueError(
             f"the discriminator's backbone {name!r} cannot be loaded ({error}); download it where "
             f"there is a network (timm.create_model({name!r}, pretrained=True)), or give its file "
-            f"as --discriminator-weights, or choose --discriminator unet, which needs none"
+            f"as --discriminator-weights, or choose --discriminator unet or patch, which need none"
         ) from error
 
 

@@ -25,11 +25,12 @@ def describe_plan(recipe: Recipe, world: int = 1) -> str:
         ValueError, OSError: for what the run itself would stop at: data, sizes of batches.
     """
     mixture = Mixture(recipe)
+    scales = " or ".join(f"{scale}x" for scale in sorted(set(recipe.scales)))
     lines = [
         f"recipe            {recipe.name}: prior {recipe.prior}, base {recipe.base}",
         f"data              {', '.join(s.name for s in mixture.sources)}",
         f"pictures          {len(mixture) or 'without end'}",
-        f"crop              {recipe.crop} px, degraded {recipe.scale}x smaller",
+        f"crop              {recipe.crop} px, degraded {scales} smaller",
         f"processes         {world}, {recipe.batch} pictures at once each",
     ]
     network, vae = _meta_models(recipe)

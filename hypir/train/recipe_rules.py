@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from hypir.degradation import MAX_SCALE
 from hypir.degradation_presets import PRESETS
 from hypir.priors import PRIORS
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
 STAGES = ("autoencoder", "prior", "encoder", "adversarial")
 """In the order in which they run."""
-DISCRIMINATORS = ("convnext", "dino", "clip", "unet")
+DISCRIMINATORS = ("convnext", "dino", "clip", "unet", "patch")
 
 
 def check(recipe: "Recipe") -> None:
@@ -60,8 +61,9 @@ def check(recipe: "Recipe") -> None:
         )
     if not 1 <= recipe.energy_octaves <= 3:
         raise ValueError(f"energy_octaves must be from 1 to 3, got {recipe.energy_octaves}")
-    if not 1 <= recipe.scale <= 8:
-        raise ValueError(f"scale must be between 1 and 8, got {recipe.scale}")
+    if not recipe.scales or not all(1 <= s <= MAX_SCALE for s in recipe.scales):
+        told = ",".join(map(str, recipe.scales)) or "none"
+        raise ValueError(f"scales must be whole numbers from 1 to {MAX_SCALE}, got {told}")
     if 0 < recipe.pool < recipe.batch:
         raise ValueError(f"pool must hold a batch ({recipe.batch}) at least, got {recipe.pool}")
     if recipe.restored and not recipe.encoder_file:

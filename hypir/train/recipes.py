@@ -84,8 +84,9 @@ class Recipe:
     degradations: tuple[str, ...] = ("training",)
     """Names of degradations, one drawn per picture: training (as published with Real-ESRGAN), or
     presets of HYPIR Degrade, of which some are milder."""
-    scale: int = 4
-    """The degraded picture is this much smaller before it is enlarged again, 1 to 8."""
+    scales: tuple[int, ...] = (4,)
+    """The degraded picture is this much smaller before it is enlarged again, 1 to 8; one drawn per
+    picture, of which some may be named twice."""
     resize_to: int = 0
     """Shorter side to which larger pictures are reduced before the crop, 0 = not at all."""
     pool: int = 256
@@ -168,6 +169,9 @@ class Recipe:
     """Octaves whose amounts are compared, from the finest on, 1 to 3; coarse ones cost PSNR."""
     gan: float = 0.5
     """Weight of the adversarial term."""
+    decoder_gan: float = 0.0
+    """Weight of the adversarial term of the autoencoder stage, against a discriminator of the kind
+    patch; `gan_loss` and `discriminator_rate` hold for it too."""
     gan_loss: str = "bce"
     """bce or hinge."""
     gan_target: float = 0.8
@@ -176,7 +180,8 @@ class Recipe:
     """BCE target of restored pictures for the generator. Below 1 the gradient turns round once a
     logit passes log(p / (1 - p)), 1.386 for 0.8 (published)."""
     discriminator: str = "convnext"
-    """Backbone: convnext, dino, clip (timm), or unet: the diffusion network's own features."""
+    """Backbone: convnext, dino, clip (timm), or unet: the diffusion network's own features. patch:
+    none, a small convolutional network in pixels that learns from nothing."""
     discriminator_model: str = ""
     """timm's name of another backbone of that kind."""
     discriminator_rate: float = 1.0

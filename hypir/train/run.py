@@ -12,7 +12,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedTy
 from .adversarial_stage import AdversarialStage
 from .autoencoder_stage import AutoencoderStage
 from .data import Mixture
-from .discriminators import load_backbone
+from .discriminators import TIMM_MODELS, load_backbone
 from .encoder_stage import EncoderStage
 from .loop import Stage, Watcher, batches_per_step, run_stage
 from .losses import Lpips
@@ -70,7 +70,7 @@ def check_ready(recipe: Recipe, processes: int) -> None:
     if "adversarial" in recipe.stages:
         if recipe.lpips:
             Lpips(recipe.lpips_backbone)
-        if recipe.gan and recipe.discriminator != "unet":
+        if recipe.gan and recipe.discriminator in TIMM_MODELS:
             load_backbone(recipe)
     for field in ("encoder_file", "autoencoder_file", "prior_file", "lora_file"):
         path = getattr(recipe, field)

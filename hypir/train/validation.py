@@ -44,7 +44,7 @@ def held_out(recipe: Recipe, device: torch.device) -> list[Batch]:
         clean = torch.from_numpy(crop).to(device).movedim(-1, 0)[None].float() / 255  # HWC -> BCHW
         number = len(batches)
         seeds = [derive_seed(0, "validation", number)]
-        degraded = degrade_and_enlarge(clean, recipe.scale, seeds)
+        degraded = degrade_and_enlarge(clean, recipe.scales[number % len(recipe.scales)], seeds)
         caption = file.with_suffix(".txt")
         batches.append(
             Batch(

@@ -64,7 +64,7 @@ def test_weights_of_the_user_are_used_where_they_lie(cat, stand_in, tmp_path):
 def test_a_wrong_argument_ends_with_one_line_before_the_host_starts(tmp_path):
     done = restore(tmp_path, "nothing.png", "restored.png")
     assert done.returncode == 1
-    assert done.stderr == "the photo nothing.png does not exist\n"
+    assert done.stderr == "the photo nothing.png does not exist; check its path\n"
     assert done.stdout == ""
 
 

@@ -30,14 +30,14 @@ def start(make_recipe, accelerator, prior: str, **changes):
 @pytest.mark.parametrize("prior", PRIORS)
 def test_only_lora_texture_and_heads_change(make_recipe, accelerator, prior):
     recipe, base, (network, vae), stage = start(make_recipe, accelerator, prior)
-    backbone = copy.deepcopy(stage.discriminator.backbone.state_dict())
+    backbone = copy.deepcopy(stage.modules["discriminator"].backbone.state_dict())
     first = {k: v.clone() for k, v in trainable(stage.generator).items()}
-    heads = {k: v.clone() for k, v in trainable(stage.discriminator).items()}
+    heads = {k: v.clone() for k, v in trainable(stage.modules["discriminator"]).items()}
     run_stage(stage, recipe, accelerator)
     after = {k.replace(".base_layer", ""): v for k, v in base.network.state_dict().items()}
     assert all(torch.equal(after[k], v) for k, v in network.items())
     assert all(torch.equal(base.vae.state_dict()[k], v) for k, v in vae.items())
-    now = stage.discriminator.backbone.state_dict()
+    now = stage.modules["discriminator"].backbone.state_dict()
     assert all(torch.equal(now[k], v) for k, v in backbone.items())
     assert {k.split(".")[0] for k in first} == {"network", "texture"}
     assert all(".lora_" in k for k in first if k.startswith("network"))
@@ -46,7 +46,9 @@ def test_only_lora_texture_and_heads_change(make_recipe, accelerator, prior):
     moved = {k for k, v in trainable(stage.generator).items() if not torch.equal(v, first[k])}
     assert {k for k in first if k.endswith(DOWN)} <= moved
     assert "texture.layers.out_weight" in moved
-    assert all(not torch.equal(v, heads[k]) for k, v in trainable(stage.discriminator).items())
+    assert all(
+        not torch.equal(v, heads[k]) for k, v in trainable(stage.modules["discriminator"]).items()
+    )
 
 
 @pytest.mark.parametrize("prior", PRIORS)

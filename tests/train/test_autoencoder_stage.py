@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from hypir.train.adversarial_stage import AdversarialStage
@@ -35,7 +37,7 @@ def test_restored_pictures_are_decoded_from_what_the_encoder_makes_of_bad_ones(
     assert stage.degrades
     batch = Feed(recipe, accelerator.device).next()
     assert not torch.equal(batch.degraded, batch.target)
-    terms = stage.terms(batch)
+    terms, _ = stage.terms(batch)
     base = load_base(recipe)
     load_vae_part(base.vae, Path(encoder_file))
     with torch.no_grad():
@@ -64,7 +66,7 @@ def test_the_lora_takes_part_in_restoring(make_recipe, accelerator, encoder_file
         x0 = generator(z, torch.zeros(2, 1, 64), torch.zeros(2, 64))
         assert not torch.allclose(x0, z, atol=1e-3)
         error = (base.vae.decoder(x0) - batch.target).square().mean()
-    assert_close(stage.terms(batch)["restored_mse"].detach(), error, rtol=1e-4, atol=1e-6)
+    assert_close(stage.terms(batch)[0]["restored_mse"].detach(), error, rtol=1e-4, atol=1e-6)
     trained = {k for k, p in stage.decoder.named_parameters() if p.requires_grad}
     assert trained == {k for k, _ in stage.decoder.named_parameters()}
 
@@ -72,11 +74,35 @@ def test_the_lora_takes_part_in_restoring(make_recipe, accelerator, encoder_file
 def test_a_share_of_the_pictures_stays_clean(make_recipe, accelerator, encoder_file):
     recipe = make_recipe(stages=("autoencoder",), restored=0.5, encoder_file=encoder_file, bands=1)
     batch = Feed(recipe, accelerator.device).next()
-    terms = AutoencoderStage(recipe, accelerator).terms(batch)
+    terms = AutoencoderStage(recipe, accelerator).terms(batch)[0]
     assert {"mse", "pyramid", "restored_mse", "restored_bands"} < set(terms)
     plain = AutoencoderStage(make_recipe(stages=("autoencoder",)), accelerator)
     assert not plain.degrades
-    assert set(plain.terms(batch)) == {"energy", "mse", "pyramid"}
+    assert set(plain.terms(batch)[0]) == {"energy", "mse", "pyramid"}
+
+
+def test_the_decoder_and_its_opponent_take_turns(make_recipe, accelerator, tmp_path):
+    changes = {"decoder_gan": 1.0, "gan_loss": "hinge", "steps": 1}
+    recipe = make_recipe(stages=("autoencoder",), **changes)
+    stage = AutoencoderStage(recipe, accelerator)
+    batch = Feed(recipe, accelerator.device, degrade=False).next()
+    for optimizer in stage.optimizers.values():
+        optimizer.param_groups[0]["lr"] = 1e-3
+    before = {k: copy.deepcopy(m.state_dict()) for k, m in stage.modules.items()}
+    torch.manual_seed(0)  # of the noise that the decoder's latents get
+    _, pixels = stage.terms(batch)
+    expected = -stage.modules["discriminator"].eval()(pixels, [])[0].mean()
+    torch.manual_seed(0)
+    values = stage.step(iter([batch]), 1, 0)
+    assert values["gan"] == pytest.approx(expected.item())
+    assert {"d_loss", "d_accuracy", "d_gradient"} <= set(values)
+    for name, module in stage.modules.items():
+        now = module.state_dict()
+        last = [k for k, _ in module.named_parameters()][-1]
+        assert not torch.equal(now[last], before[name][last])
+    # what is shipped is the decoder alone
+    (file,) = stage.export(tmp_path)
+    assert not any("discriminator" in k for k in load_file(file))
 
 
 def test_restored_pictures_without_an_encoder_are_refused(make_recipe):

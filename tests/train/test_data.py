@@ -182,6 +182,16 @@ def test_every_picture_draws_one_of_the_degradations(make_recipe):
     assert 5 <= sum(b in light for b in both) <= 15
 
 
+def test_every_picture_draws_one_of_the_scales_and_comes_at_its_full_size(make_recipe):
+    recipe = make_recipe(scales=(1, 2, 4), pool=0, batch=12)
+    clean = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    pairs = [degraded_pair(Pair(n, clean, clean, ""), recipe) for n in range(60)]
+    sides = [pair.degraded.shape[-1] for pair in pairs]
+    assert set(sides) == {32, 16, 8} and min(map(sides.count, (32, 16, 8))) >= 10
+    batch = Feed(recipe, CPU).next()
+    assert batch.degraded.shape == batch.target.shape == (12, 3, 32, 32)
+
+
 def test_processes_share_no_number():
     numbers = [{global_number(k, rank, 3) for k in range(50)} for rank in range(3)]
     assert len(set.union(*numbers)) == 150

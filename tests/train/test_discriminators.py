@@ -12,6 +12,7 @@ from hypir.train.discriminators import (
     DiffusionBackbone,
     Discriminator,
     ImageBackbone,
+    PatchDiscriminator,
     make_discriminator,
 )
 from hypir.train.loop import trainable
@@ -60,6 +61,35 @@ def test_noise_of_the_diffusion_backbone_follows_from_the_seeds():
     with torch.no_grad():
         one, same, other = (judge(z, [seed])[0] for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_patches_of_28_px_are_judged_in_pixels_at_any_size():
+    judge = PatchDiscriminator(seed=0)
+    picture = (torch.rand(1, 3, 64, 96) * 2 - 1).requires_grad_()
+    (logits,) = judge(picture, [])
+    assert logits.shape == (1, 1, 16, 24) and not judge.sees_latents
+    logits[0, 0, 8, 8].backward()
+    rows = picture.grad.abs().sum(dim=(0, 1, 3)).nonzero()
+    assert int(rows.max() - rows.min()) + 1 == 28
+
+
+def test_patches_without_a_backbone_learn_to_tell_a_repeated_pattern_from_texture():
+    judge = PatchDiscriminator(seed=0).train()
+    optimizer = torch.optim.AdamW(judge.parameters(), 2e-3)
+    random = torch.Generator().manual_seed(0)
+    mesh = torch.ones(8, 3, 32, 32)
+    mesh[..., ::2, 1::2] = mesh[..., 1::2, ::2] = -1
+    right = []
+    for _ in range(40):
+        real = 0.2 * torch.randn(8, 3, 32, 32, generator=random)
+        gray = torch.rand(8, 3, 1, 1, generator=random) - 0.5
+        fake = 0.2 * mesh + gray  # as much detail
+        on_real, on_fake = judge(real, []), judge(fake, [])
+        optimizer.zero_grad()
+        discriminator_loss(on_real, on_fake, "hinge", 1.0).backward()
+        optimizer.step()
+        right.append(float(accuracy(on_real, on_fake)))
+    assert right[0] < 0.9 and sum(right[-10:]) / 10 > 0.95
 
 
 def test_a_missing_backbone_is_named_with_a_way_out(make_recipe):

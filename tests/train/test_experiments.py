@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 
 import pytest
@@ -188,6 +186,7 @@ def test_the_command_writes_a_page_with_a_table_and_a_plot(model, tmp_path, monk
     assert (target.parent / "experiments" / "noise.png").is_file()
     assert main([*command[:-1], "steps"]) == 0
     assert target.read_text().count("\n## ") == 3  # what was run before stays
+    assert (target.parent / "experiments" / "steps.json").stat().st_size < 20_000
     lora = model / LORA
     kept = lora.read_bytes()
     try:
@@ -212,7 +211,7 @@ def test_a_finding_is_a_section_with_a_table_a_plot_and_a_verdict(tmp_path):
     assert "![A](experiments/a.png)" in lines
     assert lines[-1] == "**Holds**: so."
     file = tmp_path / "a.json"
-    file.write_text(json.dumps(dataclasses.asdict(finding)))
+    page.keep_finding(finding, file)
     kept = page.load_finding(file)
     assert page.section(kept, "experiments", "ab").splitlines() == lines
     assert "how Made with earlier weights (ab)." in page.section(kept, "experiments", "cd")

@@ -68,7 +68,8 @@ def test_steps_find_their_phase_and_their_place_in_the_data(make_recipe):
         ({"batch": 3, "pool_uses": 2}, "multiple of pool_uses"),
         ({"degradations": ("fog",)}, "degradations must be some of training, light, .*, got fog"),
         ({"energy_side": 0}, "energy_side must be at least 1"),
-        ({"scale": 9}, "scale must be between 1 and 8"),
+        ({"scales": (4, 9)}, "scales must be whole numbers from 1 to 8, got 4,9"),
+        ({"scales": ()}, "scales must be whole numbers from 1 to 8, got none"),
         ({"ema": 1.5}, "ema must be between 0 and 1"),
     ],
 )

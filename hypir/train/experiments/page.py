@@ -69,18 +69,37 @@ def run_experiments(lab: Lab, page: Path, only: Sequence[str] = ()) -> list[Find
             f"{LORA}"
         )
     lab.out.mkdir(parents=True, exist_ok=True)
+    beside(page).mkdir(parents=True, exist_ok=True)
     found = []
     for name, experiment in EXPERIMENTS.items():
-        kept = lab.out / "findings" / f"{name}.json"
+        kept = beside(page) / f"{name}.json"
         if not only or name in only:
             finding = dataclasses.replace(experiment(lab), weights=lab.weights())
             log.info("%s: %s, %s", finding.title, finding.verdict, finding.because)
-            kept.parent.mkdir(exist_ok=True)
-            kept.write_text(json.dumps(dataclasses.asdict(finding)), encoding="utf-8")
+            keep_finding(finding, kept)
         if kept.is_file():
             found.append(load_finding(kept))
     write_page(lab, page, found)
     return found
+
+
+def beside(page: Path) -> Path:
+    """The folder of the page's plots, and of the findings that it is written from."""
+    return page.parent / page.stem
+
+
+def keep_finding(finding: Finding, file: Path) -> None:
+    """As JSON; plots to six digits, which is more than is seen."""
+
+    def plain(value):
+        if isinstance(value, float):
+            return float(f"{value:.6g}")
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+    text = json.dumps(plain(dataclasses.asdict(finding)), separators=(",", ":"))
+    file.write_text(text + "\n", encoding="utf-8")
 
 
 def load_finding(file: Path) -> Finding:
@@ -94,7 +113,7 @@ def write_page(lab: Lab, page: Path, found: Sequence[Finding]) -> None:
     """The page and its plots."""
     from .trials import COUNT
 
-    pictures = page.parent / page.stem
+    pictures = beside(page)
     pictures.mkdir(parents=True, exist_ok=True)
     summary = "\n".join(f"| {f.title} | **{f.verdict}** | {f.because} |" for f in found)
     sizes = {"seeds": len(lab.seeds), "steps": lab.steps, "count": COUNT, "near": NEAR}
