@@ -107,6 +107,14 @@ def training() -> Degradation:
     )
 
 
+def no_degradation() -> Degradation:
+    """Nothing but the reduction to the size of the result."""
+    nothing = Order(blur=0.0, resize=(0.0, 0.0, 1.0), noise=0.0, quality=None)
+    return Degradation(
+        name="none", orders=(nothing,), final_sinc=0.0, jpeg_first=0.0, antialias=True
+    )
+
+
 # A good photo, a little soft, saved once.
 LIGHT = Degradation(
     name="light",

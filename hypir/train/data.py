@@ -24,9 +24,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hypir.degradation import degrade_pixels
 from hypir.degradation_kernels import blur, gaussian_kernel
-from hypir.degradation_presets import PRESETS, training
+from hypir.degradation_presets import training
 from hypir.texture import measure_richness
 
+from .recipe_rules import KINDS
 from .recipes import Recipe
 from .sources import ENDLESS, Source, open_source
 
@@ -211,8 +212,7 @@ def degraded_pair(pair: Pair, recipe: Recipe) -> Pair:
     draw = np.random.default_rng(derive_seed(recipe.seed, "kind of degradation", pair.number))
     kind = recipe.degradations[draw.integers(len(recipe.degradations))]
     scale = recipe.scales[draw.integers(len(recipe.scales))]
-    chain = PRESETS[kind] if kind in PRESETS else training()
-    small = degrade_pixels(pair.clean[None].float() / 255, chain, scale, [seed])[0]
+    small = degrade_pixels(pair.clean[None].float() / 255, KINDS[kind], scale, [seed])[0]
     return Pair(pair.number, pair.clean, (small * 255).round().to(torch.uint8), pair.caption)
 
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from hypir.degradation import MAX_SCALE
-from hypir.degradation_presets import PRESETS
+from hypir.degradation_presets import PRESETS, no_degradation, training
 from hypir.priors import PRIORS
 
 if TYPE_CHECKING:
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 STAGES = ("autoencoder", "prior", "encoder", "adversarial")
 """In the order in which they run."""
+KINDS = {kind.name: kind for kind in (training(), no_degradation())} | PRESETS
+"""Degradations by name."""
 DISCRIMINATORS = ("convnext", "dino", "clip", "unet", "patch")
 
 
@@ -35,11 +37,10 @@ def check(recipe: "Recipe") -> None:
             raise ValueError(
                 f"{field} must be one of {', '.join(allowed)}, got {getattr(recipe, field)!r}"
             )
-    known = ("training", *PRESETS)
-    unknown = [d for d in recipe.degradations if d not in known]
+    unknown = [d for d in recipe.degradations if d not in KINDS]
     if unknown or not recipe.degradations:
         raise ValueError(
-            f"degradations must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}"
+            f"degradations must be some of {', '.join(KINDS)}, got {', '.join(unknown) or 'none'}"
         )
     unknown = [s for s in recipe.stages if s not in STAGES]
     if unknown or not recipe.stages:

@@ -82,8 +82,8 @@ class Recipe:
     batch: int = 1
     """Pictures that one process takes through the network at once."""
     degradations: tuple[str, ...] = ("training",)
-    """Names of degradations, one drawn per picture: training (as published with Real-ESRGAN), or
-    presets of HYPIR Degrade, of which some are milder."""
+    """Names of degradations, one drawn per picture: training (as published with Real-ESRGAN), none
+    (reduced only), or presets of HYPIR Degrade, of which some are milder."""
     scales: tuple[int, ...] = (4,)
     """The degraded picture is this much smaller before it is enlarged again, 1 to 8; one drawn per
     picture, of which some may be named twice."""

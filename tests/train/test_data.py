@@ -182,6 +182,16 @@ def test_every_picture_draws_one_of_the_degradations(make_recipe):
     assert 5 <= sum(b in light for b in both) <= 15
 
 
+def test_without_degradation_a_picture_is_reduced_only(make_recipe):
+    clean = torch.from_numpy(paint(np.random.default_rng(0), 64).copy()).movedim(-1, 0)
+    pair = Pair(0, clean, clean, "")
+    same = degraded_pair(pair, make_recipe(degradations=("none",), scales=(1,)))
+    assert torch.equal(same.degraded, clean)
+    half = degraded_pair(pair, make_recipe(degradations=("none",), scales=(2,))).degraded
+    small = torch.nn.functional.avg_pool2d(clean[None].float(), 2)[0]
+    assert float((half.float() - small).abs().mean()) < 3  # one of the filters is this one
+
+
 def test_every_picture_draws_one_of_the_scales_and_comes_at_its_full_size(make_recipe):
     recipe = make_recipe(scales=(1, 2, 4), pool=0, batch=12)
     clean = torch.zeros(3, 32, 32, dtype=torch.uint8)
