@@ -172,11 +172,11 @@ def _colour(rng, order: np.ndarray, below: list[int], side: int, only: str) -> n
 
 
 def _palette(rng: np.random.Generator) -> np.ndarray:
-    """Colours that go together: few hues, mostly muted, all lights."""
+    """Colours that go together: few hues, mostly muted, all lights; one canvas in six is vivid."""
     count = int(rng.integers(5, 40))
     hues = rng.uniform(0, 1, rng.integers(1, 6))
     hue = (rng.choice(hues, count) + rng.normal(0, 0.05, count)) % 1
-    saturation = rng.beta(1.2, rng.uniform(1.0, 4.0), count)
+    saturation = rng.beta(1.2, rng.uniform(0.4, 4.0), count)
     value = rng.beta(1.1, 1.1, count)
     wheel = np.abs((hue[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1  # of HSV
     return value[:, None] * (1 - saturation[:, None] * (1 - wheel.clip(0, 1)))

@@ -56,9 +56,10 @@ def _stage_lines(recipe, stage, network, vae, pictures: int, world: int) -> list
     frozen_bytes = 4 if recipe.precision == "no" else 2
     # weights, gradients, averages in float32, and the optimizer's state
     weights = trained * (4 + 4 + 4 + ADAM_BYTES[recipe.optimizer]) + frozen * frozen_bytes
-    heads = " and the discriminator's heads" if stage == "adversarial" and recipe.gan else ""
+    opponents = {"adversarial": recipe.gan, "autoencoder": recipe.decoder_gan}
+    judge = " and the discriminator" if opponents.get(stage) else ""
     lines += [
-        f"  trained         {trained / 1e6:.2f} M parameters{heads}",
+        f"  trained         {trained / 1e6:.2f} M parameters{judge}",
         f"  frozen          {frozen / 1e6:.2f} M parameters",
         f"  memory          {weights / GIB:.2f} GiB for weights, gradients and optimizer per "
         f"process; activations come on top"

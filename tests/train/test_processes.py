@@ -46,7 +46,7 @@ phases = (Phase(3, 2, 1e-3), Phase(3, 4, 1e-3))
 recipe = tiny(
     autoencoder=phases, diffusion=phases, encoder=phases, adversarial=phases, precision="no",
     crop=32, batch=1, pool=2, workers=0, rank=4, depth=2, warmup=2, checkpoint_every=3, ema=0.9,
-    probe_every=0, export="fp32", gradient_checkpointing=True,
+    probe_every=0, export="fp32", gradient_checkpointing=True, decoder_gan=0.1,
 )
 accelerator = make_accelerator(recipe, cpu=True)
 if sharded:

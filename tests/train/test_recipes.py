@@ -66,7 +66,10 @@ def test_steps_find_their_phase_and_their_place_in_the_data(make_recipe):
         ({"encoder": ()}, "stage 'encoder' has no phases"),
         ({"pool": 1, "batch": 2}, "pool must hold a batch"),
         ({"batch": 3, "pool_uses": 2}, "multiple of pool_uses"),
-        ({"degradations": ("fog",)}, "degradations must be some of training, none, light, .*, got fog"),
+        (
+            {"degradations": ("fog",)},
+            "degradations must be some of training, none, light, .*, got fog",
+        ),
         ({"energy_side": 0}, "energy_side must be at least 1"),
         ({"scales": (4, 9)}, "scales must be whole numbers from 1 to 8, got 4,9"),
         ({"scales": ()}, "scales must be whole numbers from 1 to 8, got none"),

@@ -120,7 +120,8 @@ def write_page(lab: Lab, page: Path, found: Sequence[Finding]) -> None:
     weights = lab.weights()
     parts = [OPENING.format(**sizes, weights=weights, summary=summary).strip()]
     for finding in found:
-        draw(finding, pictures / f"{finding.name}.png")
+        if finding.panels:  # those of the first versions were not kept, their pictures were
+            draw(finding, pictures / f"{finding.name}.png")
         parts.append(section(finding, page.stem, weights))
     parts.append("Written by `python -m hypir experiments`; do not edit by hand.")
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -25,7 +25,11 @@ WORDS = ("right", "wrong", "none")
 
 def discriminators(lab: Lab) -> Finding:
     """Backbones of the discriminator."""
-    variants = {"features of the prior": {}, "none": {"gan": 0.0}}
+    variants = {
+        "features of the prior": {},
+        "convolutions from scratch": {"discriminator": "patch"},
+        "none": {"gan": 0.0},
+    }
     columns = {
         **MEASURES,
         "D accuracy": lambda r: fmean(r["curves"].get("d_accuracy", [math.nan])[-20:]),
@@ -36,7 +40,8 @@ def discriminators(lab: Lab) -> Finding:
         "discriminators",
         "Backbones of the discriminator",
         "Of DINO, CLIP, diffusion features and ConvNeXt, the last gives the finest texture.",
-        "The prior's own features, against no discriminator. The others are pretrained networks "
+        "The prior's own features, against a convolutional network of pixels that learns from "
+        "nothing, and against no discriminator. The others are pretrained networks "
         f"({', '.join(sorted(TIMM_MODELS.values()))}), which cannot be had here.",
         ("discriminator", *columns),
         rows,
