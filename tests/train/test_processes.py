@@ -80,7 +80,8 @@ for name in STAGES:
         accelerator.free_memory()
         if r is recipe:
             (folder / "log.json").write_text(json.dumps(recorder.lines))
-    state = {{k: p for m in stage.modules.values() for k, p in m.named_parameters()}}
+    named = {{n: m.named_parameters() for n, m in stage.modules.items()}}
+    state = {{f"{{n}}.{{k}}": p for n, parameters in named.items() for k, p in parameters}}
     state = {{k: p.detach() for k, p in state.items() if p.requires_grad and not sharded}}
     torch.save(state, folder / f"weights {{accelerator.process_index}}.pt")
 accelerator.end_training()
@@ -126,9 +127,10 @@ def test_both_processes_hold_the_weights_that_were_saved(runs, stage):
     assert weights[0]
     assert_same(*weights)
     saved = checkpoint(folder / "whole", stage)[1]["modules"]
-    for module in saved.values():
-        for name, value in module.items():
-            assert name not in weights[0] or torch.equal(value, weights[0][name])
+    for module, values in saved.items():
+        for name, value in values.items():
+            own = weights[0].get(f"{module}.{name}")
+            assert own is None or torch.equal(value, own)
 
 
 @pytest.mark.parametrize("stage", STAGES)
