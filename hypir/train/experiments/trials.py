@@ -47,7 +47,7 @@ CROP, COUNT = 96, 8
 STRENGTHS = ("light", "medium", "heavy")
 LOOKS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 """Parts of a run at which the held-out pictures are looked at, and before its first step."""
-VERSION = 2
+VERSION = 3
 """To be raised with every change of what is measured, so that kept results are not reused."""
 NOISE, DRAWS = 0.5, 4
 """Of the spread: strength of injected noise, and how many seeds."""
