@@ -126,11 +126,9 @@ def test_both_processes_hold_the_weights_that_were_saved(runs, stage):
     weights = [torch.load(folder / f"weights {rank}.pt") for rank in (0, 1)]
     assert weights[0]
     assert_same(*weights)
-    saved = checkpoint(folder / "whole", stage)[1]["modules"]
-    for module, values in saved.items():
-        for name, value in values.items():
-            own = weights[0].get(f"{module}.{name}")
-            assert own is None or torch.equal(value, own)
+    modules = checkpoint(folder / "whole", stage)[1]["modules"]
+    saved = {f"{module}.{k}": v for module, values in modules.items() for k, v in values.items()}
+    assert all(torch.equal(saved[name], value) for name, value in weights[0].items())
 
 
 @pytest.mark.parametrize("stage", STAGES)
