@@ -72,7 +72,7 @@ def restore(session: nox.Session) -> None:
 
 @command
 def ui(session: nox.Session) -> None:
-    """Open the host's page with this pack and the stand-in model."""
+    """Open the host's page with this pack and its small model."""
     python(session, "tools/ui.py")
 
 

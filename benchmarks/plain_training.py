@@ -20,6 +20,9 @@ from hypir.train.losses import discriminator_loss, energy_loss, generator_loss, 
 from hypir.train.models import Base
 from hypir.train.recipes import Recipe
 
+KNOWN = {"encoder_target": "frozen", "logarithm": False, "bands": 0.0, "pyramid": 2.0}
+"""Settings that the plain steps need of a recipe; what else tiny may ask for they do not know."""
+
 
 class PlainEncoder:
     """The encoder stage."""

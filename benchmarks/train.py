@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from benchmarks import models, report
 from benchmarks.clock import now
 from benchmarks.live_bytes import LiveBytes
-from benchmarks.plain_training import PLAIN
+from benchmarks.plain_training import KNOWN, PLAIN
 from benchmarks.step_budget import Run
 from benchmarks.train_page import page
 from hypir.priors import PRIORS
@@ -251,7 +251,8 @@ def main(options: list[str]) -> None:
     asked = parser.parse_args(options)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     steps = WARM + asked.steps
-    recipe = tiny(precision="no", crop=asked.crop, batch=asked.batch, pool=2 * asked.batch)
+    sizes = {"crop": asked.crop, "batch": asked.batch, "pool": 2 * asked.batch}
+    recipe = tiny(precision="no", **sizes, **KNOWN)
     threads = torch.get_num_threads()
     torch.set_num_threads(asked.threads)
     results = measured("tiny", recipe, load_base, steps, asked.rounds, cpu=True)

@@ -56,7 +56,9 @@ def _add_training(commands) -> None:
     """The commands of hypir.train, none of whose libraries is imported before one runs."""
     from .train.command import add_others, add_train, run_train
 
-    train = commands.add_parser("train", help="train weights (pip install hypir-nodes[train])")
+    train = commands.add_parser(
+        "train", help='train weights (needs pip install -e ".[train]" in this folder)'
+    )
     add_train(train)
     train.set_defaults(run=run_train)
     add_others(commands)

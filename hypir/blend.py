@@ -25,12 +25,16 @@ def blend(first: HypirWeights, second: HypirWeights, share: float) -> HypirWeigh
     if not 0 <= share <= 1:
         raise ValueError(f"the share must be between 0 and 1, got {share}")
     for what, read in _MUST_MATCH.items():
-        one, other = read(first), read(second)
-        if one != other:
-            raise ValueError(
-                f"both files must have the same {what} to be blended, got {one} and {other}; take "
-                f"two runs of which one began with the other's file, or both with a third's"
-            )
+        _check_same(what, read(first), read(second))
+    for kind, one, other in (
+        ("modules", first.lora, second.lora),
+        ("parts of the richness token", first.texture or {}, second.texture or {}),
+    ):
+        alone = sorted(one.keys() ^ other.keys())
+        if alone:
+            _check_same(kind, *(alone[0] if alone[0] in x else "none" for x in (one, other)))
+        for name, tensors in one.items():
+            _check_same(f"sizes of {name}", _sizes(tensors), _sizes(other[name]))
 
     def mix(a: Tensor, b: Tensor) -> Tensor:
         return ((1 - share) * a.float() + share * b.float()).to(b.dtype)
@@ -45,11 +49,25 @@ def blend(first: HypirWeights, second: HypirWeights, share: float) -> HypirWeigh
     return HypirWeights(**{**second.__dict__, "lora": lora, "texture": texture})
 
 
+def _check_same(what: str, one: object, other: object) -> None:
+    if one != other:
+        raise ValueError(
+            f"both files must have the same {what} to be blended, got {one} and {other}; take "
+            f"two runs of which one began with the other's file, or both with a third's"
+        )
+
+
+def _sizes(tensors: Tensor | tuple[Tensor, ...]) -> list[tuple[int, ...]]:
+    return [tuple(t.shape) for t in (tensors if isinstance(tensors, tuple) else (tensors,))]
+
+
 _MUST_MATCH = {
     "prior": lambda w: w.prior.name,
     "rank": lambda w: w.rank,
-    "modules": lambda w: f"{len(w.lora)} modules, {min(w.lora)} to {max(w.lora)}",
+    "number of modules": lambda w: len(w.lora),
     "timestep": lambda w: w.timestep,
     "coefficient timestep": lambda w: w.coefficient_timestep,
+    "input scale": lambda w: round(w.input_scale, 6),
+    "conditions": lambda w: dict(w.conditions),
     "richness token": lambda w: "one" if w.texture is not None else "none",
 }

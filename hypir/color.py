@@ -80,7 +80,7 @@ def transfer_color_(
     reference = repeat_items(reference, image.shape[0])
     transfer = _wavelet_ if method == "wavelet" else _adain_
     for item, target in zip(image, reference, strict=True):
-        target = resize(target[None], *item.shape[:2])[0]
+        target = resize(target[None], *item.shape[:2])[0].to(item.device)
         transfer(item, target, strength, device or image.device)
 
 

@@ -128,13 +128,20 @@ def is_encoder(path: str | os.PathLike) -> bool:
 
 
 def describe_encoder(encoder: EncoderWeights) -> str:
-    """What an encoder file is, for people, one fact a line."""
+    """What an encoder file is, for people, one fact a line.
+
+    Raises:
+        ValueError: if its last layer is missing.
+    """
     tiny = any(key.startswith("taesd_encoder.") for key in encoder.tensors)
+    head = "encoder.conv_out.weight"
     if tiny:
-        last = max(int(key.split(".")[1]) for key in encoder.tensors)
-        latent = encoder.tensors[f"taesd_encoder.{last}.weight"].shape[0]
-    else:  # mean and log variance
-        latent = encoder.tensors["encoder.conv_out.weight"].shape[0] // 2
+        head = f"taesd_encoder.{max(int(key.split('.')[1]) for key in encoder.tensors)}.weight"
+    if head not in encoder.tensors:
+        raise ValueError(
+            f"an encoder must end in {head}, but the file lacks it; get the file again"
+        )
+    latent = encoder.tensors[head].shape[0] // (1 if tiny else 2)  # else mean and log variance
     dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in encoder.tensors.values()})
     parameters = sum(v.numel() for v in encoder.tensors.values())
     return "\n".join(

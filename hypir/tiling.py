@@ -30,12 +30,11 @@ class Tile:
 
     def crop(self, tensor: Tensor) -> Tensor:
         """The tile's part of a (B, C, h, w) tensor, (1, C, height, width), a view."""
-        return tensor[
-            self.item : self.item + 1,
-            :,
-            self.y : self.y + self.height,
-            self.x : self.x + self.width,
-        ]
+        return self.window(tensor[self.item : self.item + 1])
+
+    def window(self, tensor: Tensor) -> Tensor:
+        """The tile's place in every plane of a (..., h, w) tensor, a view."""
+        return tensor[..., self.y : self.y + self.height, self.x : self.x + self.width]
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,8 @@ class HYPIRInjectNoise(io.ComfyNode):
             raise ValueError(
                 f"noise strength must be a finite number from 0 up, got {strength:g}; 0 adds none"
             )
+        prior = _model.detect_prior(model)
+        _model.check_latent(samples["samples"], prior)
         latent, seeds = samples["samples"], item_seeds(seed, samples)
         out = dict(samples)
         if variants > 1:
@@ -129,8 +131,7 @@ class HYPIRInjectNoise(io.ComfyNode):
                 mask = mask.repeat(variants, 1, 1)
         size = true_size(samples)
         # The strength counts in the model's units: the host's LATENT is larger by 1 / scale.
-        unit = _model.detect_prior(model).latent_scale
-        noisy = inject_noise(latent, strength / unit, seeds, mask, size=size)
+        noisy = inject_noise(latent, strength / prior.latent_scale, seeds, mask, size=size)
         out["samples"] = noisy
         return io.NodeOutput(out)
 

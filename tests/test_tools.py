@@ -235,6 +235,20 @@ def test_weights_are_given_together_and_must_exist(photo, tmp_path):
     assert "--lora, nowhere.pth, does not" in refused(photo, target, "--lora", "nowhere.pth")
 
 
+def test_a_moving_picture_is_refused_before_it_is_restored(tmp_path):
+    frames = [Image.new("RGB", (20, 10), (60 * i, 0, 0)) for i in range(3)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert "must be one picture, but it has 3" in refused(
+        tmp_path / "moving.gif", tmp_path / "a.png"
+    )
+
+
+def test_a_seed_needs_an_encoder_that_draws(photo, tmp_path):
+    assert "small model's encoder draws nothing" in refused(
+        photo, tmp_path / "a.png", "--seed", "3"
+    )
+
+
 @pytest.mark.parametrize("scale", ["0", "-1", "9", "nan"])
 def test_a_scale_that_the_host_cannot_do_is_refused(photo, tmp_path, scale):
     assert "--scale must be from" in refused(photo, tmp_path / "a.png", "--scale", scale)

@@ -38,8 +38,10 @@ def install() -> None:
     Raises:
         OSError: if that is not possible here.
     """
+    if not shutil.which("apt-get"):  # where it is, there are user ids as well
+        raise OSError(ABSENT)
     root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    if not shutil.which("apt-get") or (root and not shutil.which("sudo")):
+    if root and not shutil.which("sudo"):
         raise OSError(ABSENT)
     environment = [*root, "env", "DEBIAN_FRONTEND=noninteractive"]
     for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):

@@ -68,6 +68,11 @@ nothing about weights of full size.
   finest octave / the second / the third. Made-up noise lowers it.
 - **color**: CIEDE2000 of means of 16x16 px.
 
+*bicubic* is the enlarged bad picture itself. *prior alone* is the graph without the LoRA: encoder,
+one step, decoder. *MSE alone* has a LoRA trained by the error of latents only. *HYPIR* is what is
+shipped. Below medium and heavy stand the goals that were set before, for HYPIR where nothing else
+is said.
+
 The last row is no restoration: the photograph itself after the colour transfer, which gives it the
 low frequencies of the bad picture. No result with colour transfer can be expected to have better
 colours.
@@ -164,7 +169,8 @@ def verdicts(preset: str, found: dict[str, list[dict]], seams: float | None) -> 
         ("color at most 2", mean(FULL, "color") <= 2),
     ]
     if preset in AIMS:
-        lines.append((f"prior alone {AIMS[preset]:+d} dB: {prior:+.2f} dB", prior >= AIMS[preset]))
+        wanted = f"prior alone {AIMS[preset]} dB above bicubic"
+        lines.append((f"{wanted}: {prior:+.2f} dB", prior >= AIMS[preset]))
     if seams is not None:
         lines.append((f"tile borders at most 1.05 times: {seams:.3f}", seams <= 1.05))
     return [f"- {text}: {'holds' if good else 'does not hold'}" for text, good in lines]

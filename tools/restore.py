@@ -1,6 +1,6 @@
 """Restore a photo with ComfyUI and this pack, from the command line.
 
-    nox -s restore -- photo.jpg restored.png [--checkpoint F --lora F] [--scale 4] [--prompt TEXT]
+    nox -s restore -- photo.jpg restored.png [--checkpoint F --lora F] [--scale 2] [--prompt TEXT]
 
 Starts the host without a page, runs workflows/START_here.json with the small model of this pack, or
 workflows/restore_photo.json with the weights that are named, through its HTTP API, and writes the
@@ -60,10 +60,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--lora", type=Path, help="HYPIR weights (.pth or .safetensors)")
     parser.add_argument("--encoder", type=Path, help="a trained VAE encoder, for HYPIR Encode only")
     parser.add_argument(
-        "--scale", type=float, default=4.0, help="output side / input side (default: 4)"
+        "--scale", type=float, default=2.0, help="output side / input side (default: 2)"
     )
     parser.add_argument("--prompt", default="", help="what the photo shows (default: empty)")
-    parser.add_argument("--seed", type=int, default=0, help="for a sampled posterior (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, help="draw the latent with it (default: take the encoder's mean)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -105,7 +107,11 @@ def check_paths(arguments: argparse.Namespace) -> None:
         )
     if not SCALES[0] <= arguments.scale <= SCALES[1]:
         raise ValueError(f"--scale must be from {SCALES[0]} to {SCALES[1]}, got {arguments.scale}")
-    if not 0 <= arguments.seed < 2**64:
+    if arguments.seed is not None and arguments.checkpoint is None:
+        raise ValueError(
+            "--seed needs --checkpoint and --lora: the small model's encoder draws nothing"
+        )
+    if arguments.seed is not None and not 0 <= arguments.seed < 2**64:
         raise ValueError(f"--seed must be from 0 to 2^64 - 1, got {arguments.seed}")
 
 
@@ -129,10 +135,15 @@ def read_photo(file: Path, scale: float, format_: str) -> Photo:
     """
     try:
         with Image.open(file) as picture:
+            frames = getattr(picture, "n_frames", 1)
             seen = ImageOps.exif_transpose(picture)
             seen.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} must be a whole picture that can be opened ({error})") from None
+    if frames > 1:
+        raise ValueError(
+            f"{file} must be one picture, but it has {frames}; save the one that is meant by itself"
+        )
     width, height = (round(side * scale) for side in seen.size)
     if not width or not height:
         raise ValueError(f"{file} at --scale {scale} would have no pixels; raise the scale")
@@ -200,7 +211,8 @@ def fill_in(server: Server, arguments: argparse.Namespace) -> Prompt:
     del prompt[find(prompt, "ImageCompare")]  # for the eyes on a page
     set_input(prompt, "LoadImage", image=server.upload_image(arguments.input))
     set_input(prompt, "ImageScaleBy", scale_by=arguments.scale)
-    set_input(prompt, "HYPIREncode", seed=arguments.seed)
+    if arguments.seed is not None:
+        set_input(prompt, "HYPIREncode", posterior="sample", seed=arguments.seed)
     if own:
         set_input(prompt, "CheckpointLoaderSimple", ckpt_name=arguments.checkpoint.name)
         set_input(prompt, "HYPIRLoadLora", lora_name=arguments.lora.name)
@@ -273,7 +285,8 @@ def restore(arguments: argparse.Namespace) -> None:
     format_ = FORMATS[arguments.output.suffix.lower()]
     photo = read_photo(arguments.input, arguments.scale, format_)
     host = get_host()
-    _say("Starting ComfyUI ...")
+    before, after = _sizes(photo, arguments.scale)
+    _say(f"Restoring {before} px to {after} px. Starting ComfyUI ...")
     with running(host, models=own_models(arguments)) as server:
         prompt = fill_in(server, arguments)
         bar = Bar(titles(server, prompt))
@@ -287,6 +300,10 @@ def restore(arguments: argparse.Namespace) -> None:
     _say(f"Wrote {arguments.output}, {size} px, from {'x'.join(map(str, photo.size))} px.")
     if arguments.checkpoint is None:
         _say(NOTICE)
+
+
+def _sizes(photo: Photo, scale: float) -> tuple[str, str]:
+    return tuple("x".join(str(round(side * s)) for side in photo.size) for s in (1, scale))
 
 
 def _say(text: str) -> None:

@@ -4,15 +4,16 @@ START = """## Start here: press Run
 
 This graph needs no download: its four files come with the pack. They are a **small model**, \
 trained on a CPU from made-up pictures only, to show how everything works. It removes noise, \
-blocks and blur, and draws edges and fine grain; it does not know what a face is.
+blocks and blur, and draws edges; it does not know what a face is.
 
 1. **Load Image**: choose your photo, a small or bad one.
 2. **Upscale Image By**: how much larger the result is; 4 for a small picture.
-3. **Run.** Slide over the picture at the right: before and after."""
+3. **Run.** The result is in Save Image. *Before and after* at the right is a slider \
+over both, with Nodes 2.0 (in the settings)."""
 
 START_NEXT = """## Then
 
-- For real weights open the template *restore_photo*; it offers the files.
+- For real weights open the template *restore_photo*; it says which files it needs and where from.
 - All knobs: *restore_all_controls*.
 - The small model takes no prompt: it has no text encoder."""
 
@@ -53,8 +54,8 @@ COLOUR = """## Colour
 The enlarged photo goes in as *reference*: HYPIR Decode takes its colours back from it (wavelet: \
 the large-scale colours; adain: mean and contrast only)."""
 
-CONTROLS = """Every knob of the pack in one graph, at settings that suit the public weights. \
-Change one at a time.
+CONTROLS = """Every knob of the restoration in one graph, at settings that suit the public \
+weights. Change one at a time.
 
 *Advanced* inputs (tile sizes, timesteps) appear when you open them on the node. The timestep of \
 the public weights is 200; lower is nearer to the photo, higher invents more."""
@@ -67,7 +68,7 @@ the right."""
 
 ENCODER = """## Encoder (bypassed)
 
-Load HYPIR Encoder is switched off, because no trained encoder is public. With one in \
+Load HYPIR Encoder is switched off, because no encoder trained for SD2 is public. With one in \
 `models/vae`: select the node and press Ctrl+B."""
 
 NOISE = """## Noise
@@ -78,7 +79,8 @@ public weights stand little of it. Another seed gives another result."""
 AFTER = """## Colour and texture, after the step
 
 - **Match Color**: the colours of the enlarged photo.
-- **Match Texture**: 0.6 is a typical richness at 1024 px and more; lower is smoother.
+- **Match Texture**: 0.5 is a typical richness at 1024 px, 0.3 to 0.4 at 2048 px and more; lower \
+is smoother.
 - **Measure Texture**: what was reached; the map shows where."""
 
 VARIANTS = """Four results of one photo, from four different noises, with seeds seed, seed + 1, \
@@ -142,7 +144,8 @@ FRAMES = """## Memory
 Frames x height x width x 12 bytes for each picture in the graph: 48 frames of 1920x1080 px are \
 1.2 GB. Restoring itself asks for one call's tiles only."""
 
-CAPTION = """The host's own Generate Text describes the photo, and the description is the prompt.
+CAPTION = """The host's own Generate Text describes the photo, and the description is the prompt. \
+(Qwen3-VL needs a newer ComfyUI than the rest of this pack: 0.30 knows it.)
 
 It runs once per photo; the caption is kept while the photo is the same. To free its memory the \
 host unloads the captioner before the restoration when it must."""
@@ -154,7 +157,8 @@ ASK = (
 
 OTHER_PRIOR = """The same graph on another base model: only the two files differ.
 
-**No HYPIR weights for it have been published.** With weights of your own (CONTRIBUTING.md) put \
+**No HYPIR weights for it have been published.** With weights of your own (made as \
+https://github.com/hypir-nodes/hypir-nodes/blob/main/docs/training.md tells) put \
 them into `models/loras` and choose them in Load HYPIR LoRA. Weights of another base model are \
 refused with a sentence that names both."""
 

@@ -70,7 +70,7 @@ def all_controls(graph: Graph) -> None:
     graph.column()
     image = r.decode(restored, large, color_fix="none")
     coloured = graph.add("HYPIRMatchColor", image=image, reference=large)["IMAGE"]
-    matched = graph.add("HYPIRMatchTexture", image=coloured, source=large)["IMAGE"]
+    matched = graph.add("HYPIRMatchTexture", image=coloured, source=large, richness=0.35)["IMAGE"]
     measured = graph.add("HYPIRMeasureTexture", image=matched)
     graph.add("PreviewAny", title="Richness of the result", source=measured["richness"])
     graph.note(notes.AFTER)
@@ -247,9 +247,7 @@ def video_slices(graph: Graph) -> None:
 def caption(graph: Graph) -> None:
     r = Restoration(graph)
     r.load("Caption, then restore", notes.CAPTION, notes.CAPTION_FILES)
-    reader = graph.add(
-        "CLIPLoader", models=[parts.CAPTIONER], clip_name=parts.CAPTIONER.name, type="ideogram4"
-    )
+    reader = graph.add("CLIPLoader", models=[parts.CAPTIONER], clip_name=parts.CAPTIONER.name)
     written = graph.add(
         "TextGenerate",
         clip=reader["CLIP"],

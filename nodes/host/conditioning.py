@@ -77,7 +77,7 @@ def _with_texture(settings: Settings, entry: list, choice: str, texture: dict) -
         mask = extra["attention_mask"]
         extra["attention_mask"] = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
     if painted is not None:
-        extra[TEXTURE_MAP] = (painted, settings.texture)
+        extra[TEXTURE_MAP] = (painted, settings.texture, tokens.shape[1])
     both = [tokens.expand(count, -1, -1), token.expand(count, -1, -1)]
     return [torch.cat(both, dim=1), extra]
 

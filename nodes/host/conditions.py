@@ -13,16 +13,25 @@ from ...hypir.texture import embed_richness
 from ...hypir.tiling import CELL_PX, Tile
 
 TEXTURE_MAP = "hypir_texture_map"
-"""Key of a condition with a painted richness: (map (B, H, W) in [0, 1], weights of the MLP)."""
+"""Key of a condition with a painted richness: (map (B, H, W) in [0, 1], weights of the MLP, place
+of its token among the others)."""
 
 UNCUT = {"control": "a ControlNet", "gligen": "GLIGEN boxes"}
 
 Conditions = dict[str, list[dict]]
 
 
+def have_places(conditions: Conditions) -> bool:
+    """Whether any condition has a mask or an area, which the host fits to the latent's size."""
+    return _have(conditions, "area", "mask")
+
+
 def are_spatial(conditions: Conditions) -> bool:
-    """Whether any condition belongs to a part of the picture."""
-    keys = ("area", "mask", TEXTURE_MAP)
+    """Whether any condition differs from part to part of the picture."""
+    return _have(conditions, "area", "mask", TEXTURE_MAP)
+
+
+def _have(conditions: Conditions, *keys: str) -> bool:
     return any(key in c for group in conditions.values() for c in group for key in keys)
 
 
@@ -116,7 +125,7 @@ def _of_tiles(condition: dict, tiles: list[Tile], tiled: bool) -> dict | None:
     if "mask" in condition:
         mask = condition["mask"]
         mask = mask[item % mask.shape[0]][None]
-        condition["mask"] = tiles[0].crop(mask[None])[0] if tiled else mask
+        condition["mask"] = tiles[0].window(mask) if tiled else mask
     if "area" in condition and tiled:
         area = _cut_area(tuple(condition["area"]), tiles[0])
         if area is None:
@@ -155,8 +164,11 @@ def _cut_area(area: tuple[int, ...], tile: Tile) -> tuple[int, ...] | None:
 
 
 def _set_texture(condition: dict, tiles: list[Tile]) -> None:
-    """The last token of every tile is that of the mean of its part of the painted map."""
-    painted, mlp = condition[TEXTURE_MAP]
+    """The token of every tile is that of the mean of its part of the painted map.
+
+    It stands where HYPIR Conditioning put it: another prompt may have been appended since.
+    """
+    painted, mlp, place = condition[TEXTURE_MAP]
     means = []
     for tile in tiles:
         plane = painted[tile.item % painted.shape[0]]
@@ -168,5 +180,10 @@ def _set_texture(condition: dict, tiles: list[Tile]) -> None:
     token = embed_richness(torch.stack(means), mlp)
     attention = condition["model_conds"]["c_crossattn"]
     tokens = attention.cond.expand(len(tiles), -1, -1).clone()
-    tokens[:, -1:] = token.to(tokens)
+    if place >= tokens.shape[1]:
+        raise ValueError(
+            f"the painted texture belongs to token {place + 1}, but the conditioning has "
+            f"{tokens.shape[1]} left; put nodes that shorten a prompt before HYPIR Conditioning"
+        )
+    tokens[:, place : place + 1] = token.to(tokens)
     condition["model_conds"]["c_crossattn"] = attention._copy_with(tokens)

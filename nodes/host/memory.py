@@ -23,15 +23,18 @@ GIB = 2**30
 T = TypeVar("T")
 
 
-def planned_batch(plan: TilePlan, needed: Callable[[TilePlan, int], float], patcher) -> int:
+def planned_batch(
+    plan: TilePlan, count: int, needed: Callable[[TilePlan, int], float], patcher
+) -> int:
     """Tiles per call: up to CALL_CELLS, and no more than the free memory holds.
 
     Args:
         plan: the tiles.
+        count: how many tiles there are, of all images.
         needed: plan and number of tiles -> bytes, the host's estimate.
         patcher: of the model, which knows what of its own weights could make room.
     """
-    batch = max(1, CALL_CELLS // (plan.rows.tile * plan.columns.tile))
+    batch = min(count, max(1, CALL_CELLS // (plan.rows.tile * plan.columns.tile)))
     free = patcher.get_free_memory(patcher.load_device)
     while batch > 1 and needed(plan, batch) > free:
         batch //= 2
@@ -41,15 +44,24 @@ def planned_batch(plan: TilePlan, needed: Callable[[TilePlan, int], float], patc
 def run_on_ladder(
     stage: str,
     plan_for: Callable[[int | None], TilePlan],
-    run: Callable[[TilePlan, bool], T],
+    batch_for: Callable[[TilePlan], int],
+    run: Callable[[TilePlan, int], T],
     needed: Callable[[TilePlan], float],
     device: torch.device,
 ) -> T:
     """Run a stage with the planned tiles, or with smaller ones where they do not fit.
 
-    A tile that could never fit is not tried; after an out-of-memory error the stage starts again
-    one step lower, one tile a call: `run` gets the plan and whether memory has run out before. Both
-    are reported, since other tiles give a slightly different picture.
+    A tile that could never fit is not tried. After an out-of-memory error the stage starts again
+    with one tile a call, and where that was so, one step lower. All is reported, since other tiles
+    give a slightly different picture.
+
+    Args:
+        stage: for the log.
+        plan_for: largest side of a tile in cells, None = as planned -> the tiles.
+        batch_for: tiles -> how many a call takes, no more than there are.
+        run: tiles and tiles per call -> the result.
+        needed: tiles -> bytes of one, the host's estimate.
+        device: where it runs.
 
     Raises:
         RuntimeError: if the smallest tiles do not fit either.
@@ -65,15 +77,23 @@ def run_on_ladder(
             *(stage, needed(plan) / GIB, total / GIB, smaller.describe(), plan.describe()),
         )
         plan = smaller
-    again = False
+    alone = False
     while True:
+        batch = 1 if alone else batch_for(plan)
         try:
-            return run(plan, again)
+            return run(plan, batch)
         except Exception as error:
             if not isinstance(error, MemoryError):
                 comfy.model_management.raise_non_oom(error)
         # Outside the except block: the exception holds every tensor of the failed call.
         comfy.model_management.soft_empty_cache()
+        alone = True
+        if batch > 1:
+            log.warning(
+                "HYPIR %s: out of memory with %d tiles a call, starting again with one a call",
+                *(stage, batch),
+            )
+            continue
         free = comfy.model_management.get_free_memory(device)
         limit = lower_limit(plan)
         if limit is None:
@@ -87,7 +107,7 @@ def run_on_ladder(
             "HYPIR %s: out of memory with %s, starting again with %s",
             *(stage, plan.describe(), smaller.describe()),
         )
-        plan, again = smaller, True
+        plan = smaller
 
 
 def check_cancelled() -> None:

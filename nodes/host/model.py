@@ -7,8 +7,10 @@ import comfy.lora
 import comfy.model_base
 import comfy.model_sampling
 import comfy.supported_models
+import comfy.utils
 import torch
 
+from ...hypir.image import count_not_finite
 from ...hypir.priors import PRIORS, Prior
 from ...hypir.tiling import TileCost
 from ...hypir.weights import HypirWeights, check_shapes, read_weights
@@ -66,6 +68,21 @@ def detect_prior(model) -> Prior:
         f"HYPIR works on {'; '.join(p.title for p in PRIORS.values())}, but this model is "
         f"{_model_name(base)} with {prediction or 'another'} prediction; load one of those"
     )
+
+
+def check_latent(latent: torch.Tensor, prior: Prior) -> None:
+    """Raises ValueError unless it is a latent of this prior, and finite."""
+    if latent.ndim != 4 or latent.shape[1] != prior.latent_channels or 0 in latent.shape:
+        raise ValueError(
+            f"{prior.title} takes latents of {prior.latent_channels} channels (batch, channels, "
+            f"height, width), got {tuple(latent.shape)}; encode with the VAE of this model"
+        )
+    bad = count_not_finite(latent)
+    if bad:
+        raise ValueError(
+            f"a latent must hold finite numbers, but {bad} of {latent.numel()} values are NaN or "
+            f"infinite; the node that made it failed, run the VAE in another precision"
+        )
 
 
 def tile_cost(model, prior: Prior) -> TileCost:
@@ -175,11 +192,11 @@ def _targets(model, weights: HypirWeights) -> dict[str, object]:
 
 
 def _shapes(model, targets: dict[str, object]) -> dict[str, tuple[int, ...]]:
-    state = model.model.state_dict()
+    """Of the weights themselves: a state dict shows those of four bits as they are packed."""
     shapes = {}
     for module, target in targets.items():
         key, *rest = (target,) if isinstance(target, str) else target
-        shape = list(state[key].shape)
+        shape = list(comfy.utils.get_attr(model.model, key).shape)
         if rest and rest[0] is not None:
             dim, _, length = rest[0]
             shape[dim] = length

@@ -10,12 +10,18 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ...hypir.image import count_not_finite, resize
+from ...hypir.image import resize
 from ...hypir.noise import latent_mask
 from ...hypir.one_step import OneStep, flow_input_scale, restore_latent
 from ...hypir.priors import Prior
 from ...hypir.tiling import CELL_PX, Tile, TileCost, TilePlan, plan_tiles
-from .conditions import are_spatial, check_conditions, conditions_of_tiles, differ_by_item
+from .conditions import (
+    are_spatial,
+    check_conditions,
+    conditions_of_tiles,
+    differ_by_item,
+    have_places,
+)
 from .memory import (
     check_cancelled,
     describe_plan,
@@ -23,9 +29,12 @@ from .memory import (
     run_on_ladder,
     show_progress_text,
 )
-from .model import ATTACHMENT, Settings, detect_prior, settings_of, tile_cost
+from .model import ATTACHMENT, Settings, check_latent, detect_prior, settings_of, tile_cost
 
 log = logging.getLogger(__name__)
+
+PREVIEW_CELLS = 64
+"""Longest side of what the host's preview is given by Restore: some previews decode all of it."""
 
 
 def make_step(settings: Settings, timestep: int = -1, coefficient_timestep: int = -1) -> OneStep:
@@ -100,13 +109,23 @@ class OneStepSampler(comfy.samplers.Sampler):
             tile = [batch, z.shape[1], plan.rows.tile, plan.columns.tile]
             return patcher.model.memory_required(tile)
 
-        def run(plan: TilePlan, again: bool) -> Tensor:
+        def is_spatial(plan: TilePlan) -> bool:
+            return len(plan.boxes) > 1 and are_spatial(conditions)
+
+        mixable = not differ_by_item(conditions)
+
+        def batch_for(plan: TilePlan) -> int:
+            if is_spatial(plan):
+                return 1
+            count = len(plan.boxes) * (len(z) if mixable else 1)
+            asked = min(self.tile_batch, count)
+            return asked or planned_batch(plan, count, needed, patcher)
+
+        def run(plan: TilePlan, batch: int) -> Tensor:
             describe_plan("step", plan, shape[0] * CELL_PX, shape[1] * CELL_PX)
             tiled = len(plan.boxes) > 1
             check_conditions(conditions, tiled, tuple(shape))
-            spatial = tiled and are_spatial(conditions)
-            batch = 1 if again else self.tile_batch or planned_batch(plan, needed, patcher)
-            mix = not spatial and not differ_by_item(conditions)
+            mix = mixable and not is_spatial(plan)
             show_progress_text("restore", 0, len(z) * len(plan.boxes))
 
             def predict(x_t: Tensor, tiles: list[Tile]) -> Tensor:
@@ -116,22 +135,23 @@ class OneStepSampler(comfy.samplers.Sampler):
 
             def report(done: int, total: int, so_far: Tensor) -> None:
                 if callback is not None:
-                    callback(done - 1, so_far, z, total)
+                    _show(callback, done - 1, _masked(so_far, z, denoise_mask), z, total)
                 show_progress_text("restore", done, total)
 
             try:
-                return restore_latent(
-                    z, predict, self.step, plan, 1 if spatial else batch, mix, report
-                )
+                return restore_latent(z, predict, self.step, plan, batch, mix, report)
             finally:
                 guider.conds = conditions
 
         x0 = run_on_ladder(
-            "step", lambda limit: self.plan(*shape, limit), run, needed, patcher.load_device
+            "step",
+            lambda limit: self.plan(*shape, limit),
+            batch_for,
+            run,
+            needed,
+            patcher.load_device,
         )
-        if denoise_mask is not None:
-            x0 = x0 * denoise_mask + z * (1 - denoise_mask)
-        return x0
+        return _masked(x0, z, denoise_mask)
 
     def _denoise(self, guider, x_t: Tensor, extra_args: dict) -> Tensor:
         """x0 at the model level. The host scales what it is given before the network sees it, by
@@ -188,18 +208,21 @@ def restore(
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({"positive": positive})
     # The host asks for memory by the shape of the noise, which the sampler ignores: one call's
-    # tiles instead of the whole latent. Masks and areas are resolved by it and need it whole.
-    whole = are_spatial({"positive": [c for _, c in positive]})
-    tiles = sampler.tile_batch or 1
-    shape = latent.shape if whole else (tiles, latent.shape[1], plan.rows.tile, plan.columns.tile)
+    # tiles instead of the whole latent. Masks and areas are fitted to it and need it whole.
     calls = latent.shape[0] * len(plan.boxes)
+    extras = {"positive": [c for _, c in positive]}
+    alone = len(plan.boxes) > 1 and are_spatial(extras)
+    tiles = 1 if alone else min(sampler.tile_batch or 1, calls)
+    shape = (tiles, latent.shape[1], plan.rows.tile, plan.columns.tile)
+    if have_places(extras):
+        shape = (1, *latent.shape[1:])
     result = guider.sample(
         torch.zeros(shape),
         latent,
         sampler,
         sigmas,
         denoise_mask=_latent_noise_mask(noise_mask, latent, size),
-        callback=latent_preview.prepare_callback(model, calls),
+        callback=_of_small(latent_preview.prepare_callback(model, calls)),
         disable_pbar=True,
         seed=0,
     )
@@ -207,6 +230,32 @@ def restore(
         device=comfy.model_management.intermediate_device(),
         dtype=comfy.model_management.intermediate_dtype(),
     )
+
+
+def _masked(x0: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
+    """x0 where the mask is 1, the latent as it came where it is 0."""
+    return x0 if mask is None else x0 * mask + z * (1 - mask)
+
+
+def _of_small(callback):
+    """The host's callback, given a small latent: what a preview costs must not grow with it."""
+
+    def show(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        stride = -(-max(x0.shape[-2:]) // PREVIEW_CELLS)
+        small = torch.nn.functional.avg_pool2d(x0[:1], stride, ceil_mode=True)
+        callback(step, small, x, total)
+
+    return show
+
+
+def _show(callback, *arguments) -> None:
+    """A preview that runs out of memory is left out: it is no reason to take smaller tiles."""
+    try:
+        callback(*arguments)
+    except Exception as error:
+        if not isinstance(error, MemoryError):
+            comfy.model_management.raise_non_oom(error)
+        log.warning("HYPIR step: out of memory for the host's preview; it goes on without")
 
 
 def _latent_noise_mask(mask: Tensor | None, latent: Tensor, size: tuple[int, int] | None):
@@ -221,17 +270,7 @@ def _latent_noise_mask(mask: Tensor | None, latent: Tensor, size: tuple[int, int
 
 
 def _check_latent(latent: Tensor, prior: Prior) -> None:
-    if latent.ndim != 4 or latent.shape[1] != prior.latent_channels or 0 in latent.shape:
-        raise ValueError(
-            f"{prior.title} takes latents of {prior.latent_channels} channels (batch, channels, "
-            f"height, width), got {tuple(latent.shape)}; encode with the VAE of this model"
-        )
-    bad = count_not_finite(latent)
-    if bad:
-        raise ValueError(
-            f"a latent must hold finite numbers, but {bad} of {latent.numel()} values are NaN or "
-            f"infinite; the node that made it failed, run the VAE in another precision"
-        )
+    check_latent(latent, prior)
     if torch.count_nonzero(latent) == 0:
         raise ValueError(
             "the latent is empty (all zeros), so there is nothing to restore; connect HYPIR Encode"

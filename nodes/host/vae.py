@@ -52,7 +52,10 @@ def encode(
         h, w = plan.rows.tile * CELL_PX, plan.columns.tile * CELL_PX
         return vae.memory_used_encode((batch, 3, h, w), vae.vae_dtype)
 
-    def run(plan: TilePlan, again: bool) -> Tensor:
+    def batch_for(plan: TilePlan) -> int:
+        return planned_batch(plan, image.shape[0] * len(plan.boxes), needed, vae.patcher)
+
+    def run(plan: TilePlan, batch: int) -> Tensor:
         describe_plan("encode", plan, *image.shape[1:3])
         progress = Progress("encode", image.shape[0] * len(plan.boxes))
         out = torch.zeros((image.shape[0], channels, height, width), device=vae.output_device)
@@ -61,15 +64,13 @@ def encode(
             check_cancelled()
             return work.encode(torch.cat([_window(image, tile) for tile in tiles]))
 
-        batch = 1 if again else planned_batch(plan, needed, vae.patcher)
         run_tiles(
             plan, process, out, batch=batch, on_batch=lambda n, total, _: progress.update(n, total)
         )
         return out
 
-    latent = run_on_ladder(
-        "encode", _planner(height, width, tile, overlap), run, needed, vae.device
-    )
+    planner = _planner(height, width, tile, overlap)
+    latent = run_on_ladder("encode", planner, batch_for, run, needed, vae.device)
     if sample_seeds is not None:
         latent = _sample(latent, sample_seeds)
     return latent.to(comfy.model_management.intermediate_dtype())
@@ -107,7 +108,10 @@ def decode(
         shape = (batch, latent.shape[1], plan.rows.tile, plan.columns.tile)
         return vae.memory_used_decode(shape, vae.vae_dtype)
 
-    def run(plan: TilePlan, again: bool) -> Tensor:
+    def batch_for(plan: TilePlan) -> int:
+        return planned_batch(plan, latent.shape[0] * len(plan.boxes), needed, vae.patcher)
+
+    def run(plan: TilePlan, batch: int) -> Tensor:
         describe_plan("decode", plan, *kept)
         progress = Progress("decode", latent.shape[0] * len(plan.boxes))
         image = torch.zeros((latent.shape[0], *kept, 3), device=vae.output_device)
@@ -120,11 +124,11 @@ def decode(
         def show(done: int, total: int, pixels: Tensor) -> None:
             progress.update(done, total, pixels if len(plan.boxes) > 1 else None)
 
-        batch = 1 if again else planned_batch(plan, needed, vae.patcher)
         run_tiles(plan, process, image.movedim(-1, 1), scale=CELL_PX, batch=batch, on_batch=show)
         return image
 
-    return run_on_ladder("decode", _planner(height, width, tile, overlap), run, needed, vae.device)
+    planner = _planner(height, width, tile, overlap)
+    return run_on_ladder("decode", planner, batch_for, run, needed, vae.device)
 
 
 def load_encoder(vae, path: str, name: str):

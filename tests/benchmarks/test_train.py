@@ -5,7 +5,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from benchmarks import train_page
-from benchmarks.plain_training import PLAIN
+from benchmarks.plain_training import KNOWN, PLAIN
 from benchmarks.step_budget import Budget, make_budget
 from benchmarks.train import state_bytes
 from hypir.train.data import Feed
@@ -27,10 +27,10 @@ def engine():
 def test_a_plain_step_is_the_step_of_the_stage(name, engine):
     phases = (Phase(1, 2, RATE),)
     sizes = {"crop": 32, "batch": 2, "pool": 0, "workers": 0, "rank": 4, "depth": 2}
+    sizes |= {"degradations": ("training",), "scales": (4,)}  # losses well above the rounding
     off = {"noise": 0.0, "texture_drop": 0.0, "random_positions": False, "probe_every": 0}
-    recipe = tiny(
-        precision="no", data=("leaves:",), encoder=phases, adversarial=phases, **sizes, **off
-    )
+    given = {"data": ("leaves:",), "encoder": phases, "adversarial": phases, **sizes, **off}
+    recipe = tiny(precision="no", discriminator_rate=5.0, **given, **KNOWN)
     batch = Feed(recipe, engine.device).next()
     stage = MAKERS[name](recipe, engine, load_base(recipe))
     plain = PLAIN[name](recipe, load_base(recipe), engine.device)

@@ -44,6 +44,18 @@ def test_files_that_do_not_belong_together_are_refused(change, what):
         blend(weights(0), dataclasses.replace(weights(1), **change), 0.5)
 
 
+def test_other_modules_sizes_and_tokens_are_told_by_name():
+    one, other = weights(0), weights(1)
+    renamed = {("to_q" if k.endswith("to_q") else k): v for k, v in other.lora.items()}
+    with pytest.raises(ValueError, match=r"same modules .*got none and to_q"):
+        blend(one, dataclasses.replace(other, lora=renamed), 0.5)
+    wider = {**other.lora, "proj_out": (torch.ones(8, 2), torch.ones(2, 5))}
+    with pytest.raises(ValueError, match=r"same sizes of proj_out .*\(6, 2\).*\(8, 2\)"):
+        blend(one, dataclasses.replace(other, lora=wider), 0.5)
+    with pytest.raises(ValueError, match="same conditions"):
+        blend(one, dataclasses.replace(other, conditions={"guidance": 3.5}), 0.5)
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_a_share_outside_is_refused(share):
     with pytest.raises(ValueError, match="between 0 and 1"):

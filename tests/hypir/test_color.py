@@ -119,3 +119,11 @@ def test_an_unknown_method_and_a_wrong_count_are_refused():
         transfer_color(image, image, "lab")
     with pytest.raises(ValueError, match=r"as many as there are results \(2\), got 3"):
         transfer_color(image, random_image(3, 4, 4, 3))
+
+
+@pytest.mark.parametrize("method", ["wavelet", "adain"])
+def test_the_reference_may_lie_on_another_device(method):
+    # Tensors of the device "meta" have no values, but refuse those of others as a GPU's do.
+    image = torch.zeros(1, 40, 30, 3, device="meta")
+    transfer_color_(image, torch.rand(1, 40, 30, 3), method)
+    assert image.device.type == "meta"

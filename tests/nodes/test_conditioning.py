@@ -97,6 +97,54 @@ def test_a_painted_map_gives_every_tile_the_token_of_its_part(run, textured, mlp
     assert_close(torch.cat(seen), want, atol=1e-5, rtol=1e-5)
 
 
+def test_a_painted_map_keeps_its_token_when_a_prompt_is_appended(run, host, textured, mlp, latent):
+    painted = torch.zeros(1, 128, 384)
+    painted[:, :, 128:256] = 0.5
+    painted[:, :, 256:] = 1.0
+    positive = run("HYPIRConditioning", textured, texture={"texture": "map", "mask": painted})
+    place = positive[0][0].shape[1] - 1
+    words = torch.randn(1, 3, WIDTH, generator=torch.Generator().manual_seed(2))
+    both = host.core["ConditioningConcat"]().concat(positive, [[words, {}]])[0]
+    seen = []
+
+    def watch(apply_model, arguments):
+        seen.append(arguments["c"]["c_crossattn"].clone())
+        return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+
+    watched = textured.clone()
+    watched.set_model_unet_function_wrapper(watch)
+    run("HYPIRRestore", watched, both, latent, tile_size=128, overlap=0)
+    tokens = torch.cat(seen)
+    want = embed_richness(torch.tensor([0.0, 0.5, 1.0]), mlp)
+    assert_close(tokens[:, place : place + 1], want, atol=1e-5, rtol=1e-5)
+    assert_close(tokens[:, place + 1 :], words.expand(3, -1, -1))
+
+
+def test_memory_is_asked_for_what_a_call_takes_and_no_more(run, textured, latent, monkeypatch):
+    import comfy.model_management
+
+    asked = []
+    load = comfy.model_management.load_models_gpu
+
+    def watch(models, memory_required=0, **rest):
+        asked.append(memory_required)
+        return load(models, memory_required=memory_required, **rest)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", watch)
+
+    def most(texture: dict, **options) -> float:
+        asked.clear()
+        positive = run("HYPIRConditioning", textured, texture=texture)
+        run("HYPIRRestore", textured, positive, latent, **options)
+        return max(asked)
+
+    flat = {"texture": "set", "richness": 0.5}
+    painted = {"texture": "map", "mask": torch.full((1, 128, 384), 0.5)}
+    one = most(flat, tile_size=128, tile_batch=1)
+    assert most(painted, tile_size=128, tile_batch=64) == one, "a map's tiles go one by one"
+    assert most(flat, tile_batch=64) == most(flat, tile_batch=1) > one, "there is one tile only"
+
+
 def test_a_painted_map_of_another_size_is_refused(run, textured, latent):
     painted = {"texture": "map", "mask": torch.ones(1, 100, 100)}
     positive = run("HYPIRConditioning", textured, texture=painted)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from hypir.priors import SD2
+from hypir.priors import FLUX, SD2
 from hypir.weights import HypirWeights, save_weights
 
 from . import small_models
-from .test_parity import RANK, UNET_TARGETS
+from .test_parity import FLUX_TARGETS, RANK, UNET_TARGETS
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,47 @@ def test_fp8_weights_take_the_lora_and_give_what_their_values_give(run, lora, pr
     # What the LoRA changes survives the rounding of the merged weights to fp8 (3 bits).
     change, wanted = (got - base).flatten(), (want - want_base).flatten()
     assert torch.nn.functional.cosine_similarity(change, wanted, dim=0) > 0.7
+
+
+def packed_in_four_bits(network: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A network's weights as nvfp4 checkpoints hold them: two numbers to a byte."""
+    from comfy.quant_ops import QuantizedTensor
+
+    packed = {}
+    for key, value in network.items():
+        packed[key] = value
+        if key.endswith(".weight") and value.ndim == 2 and "_blocks." in key:
+            layout = "TensorCoreNVFP4Layout"
+            quantized = QuantizedTensor.from_float(value.to(torch.bfloat16), layout)
+            packed |= quantized.state_dict(key)
+            told = json.dumps({"format": "nvfp4"}).encode()
+            packed[key.removesuffix("weight") + "comfy_quant"] = torch.tensor(list(told)).byte()
+    return packed
+
+
+def test_four_bit_weights_take_the_lora_of_their_whole_shape(run, host):
+    import comfy.sd
+
+    factors = small_models.lora_for(small_models.flux_transformer(), FLUX_TARGETS, RANK)
+    weights = HypirWeights(FLUX, factors, RANK, 364, 364, FLUX.input_scale)
+    save_weights(weights, host.models / "loras" / "flux.safetensors")
+    exact = small_models.host_model(dict(small_models.flux_transformer().state_dict()))
+    state = exact.model.diffusion_model.state_dict()
+    quantized = comfy.sd.load_diffusion_model_state_dict(packed_in_four_bits(state))
+    key = "double_blocks.0.img_attn.qkv.weight"
+    small = quantized.model.diffusion_model.state_dict()[key]
+    assert small.shape[1] * 2 == state[key].shape[1], "two numbers to a byte"
+    widths = host.pack("nodes.host.model").text_widths(exact)
+    positive = [[torch.ones(1, 3, widths.token), {"pooled_output": torch.ones(1, widths.pooled)}]]
+    latent = {"samples": torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(1))}
+
+    def change(model) -> torch.Tensor:
+        with_it = run("HYPIRLoadLora", model, "flux.safetensors", 1.0)
+        results = (run("HYPIRRestore", m, positive, latent)["samples"] for m in (with_it, model))
+        return next(results).flatten() - next(results).flatten()
+
+    alike = torch.nn.functional.cosine_similarity(change(quantized), change(exact), dim=0)
+    assert alike > 0.5
 
 
 def test_a_patcher_of_another_pack_is_asked_for_clones_and_patches_only(run, sd2, lora):

@@ -105,11 +105,14 @@ def test_a_prompt_per_image_of_a_batch_goes_to_its_image(run, sd2, prompt):
         assert_close(both[i : i + 1], want, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("items", [1, 2])
 @pytest.mark.parametrize("kind", ["mask", "area"])
-def test_a_prompt_for_a_part_of_the_picture_is_cut_with_the_tiles(run, host, sd2, prompt, kind):
+def test_a_prompt_for_a_part_of_the_picture_is_cut_with_the_tiles(
+    run, host, sd2, prompt, kind, items
+):
     # Latents that are flat in each half: with tiles as wide as a half, each tile sees one prompt.
     generator = torch.Generator().manual_seed(8)
-    latent = {"samples": torch.randn(1, 4, 16, 32, generator=generator)}
+    latent = {"samples": torch.randn(items, 4, 16, 32, generator=generator)}
     other = [[torch.randn(1, 7, 1024, generator=generator), {}]]
 
     def placed(condition, left: bool):
@@ -132,6 +135,77 @@ def test_a_prompt_for_a_part_of_the_picture_is_cut_with_the_tiles(run, host, sd2
         run("HYPIRRestore", sd2, placed(prompt, True), latent, **options) if kind == "area" else (
             run("HYPIRRestore", sd2, [[prompt[0][0], {"area": (8, 8, 0, 0)}]], latent, **options)
         )
+
+
+def test_a_mask_per_image_of_a_batch_is_cut_with_the_tiles_of_its_image(run, sd2, prompt):
+    generator = torch.Generator().manual_seed(9)
+    latents = torch.randn(2, 4, 16, 32, generator=generator)
+    other = torch.randn(1, 7, 1024, generator=generator)
+    masks = torch.zeros(2, 128, 256)
+    masks[0, :, :128] = masks[1, :, 128:] = 1
+    both = [[prompt[0][0], {"mask": masks, "mask_strength": 1.0}]]
+    both += [[other, {"mask": 1 - masks, "mask_strength": 1.0}]]
+    options = {"tile_size": 128, "overlap": 0}
+    got = run("HYPIRRestore", sd2, both, {"samples": latents}, **options)["samples"]
+    ours, theirs = (
+        run("HYPIRRestore", sd2, c, {"samples": latents}, **options)["samples"]
+        for c in (prompt, [[other, {}]])
+    )
+    assert_close(got[0, ..., :16], ours[0, ..., :16], atol=1e-4, rtol=1e-4)
+    assert_close(got[0, ..., 16:], theirs[0, ..., 16:], atol=1e-4, rtol=1e-4)
+    assert_close(got[1, ..., :16], theirs[1, ..., :16], atol=1e-4, rtol=1e-4)
+    assert_close(got[1, ..., 16:], ours[1, ..., 16:], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, TILED], ids=["whole", "tiled"])
+def test_the_denoised_output_keeps_what_the_mask_keeps(
+    run, sd2, prompt, latent, advanced, basic, options
+):
+    mask = torch.zeros(1, 192, 320)
+    mask[:, 64:128, 80:160] = 1
+    sampler, sigmas = run("HYPIRSampler", sd2, **options)
+    masked = {**latent, "noise_mask": mask}
+    output, denoised = advanced(basic(sd2, prompt), sampler, sigmas, masked)
+    assert_close(denoised["samples"], output["samples"], atol=1e-6, rtol=1e-6)
+
+
+def watched_previews(monkeypatch, call):
+    """The host's preview callback, replaced by `call(step, x0, x, total)`."""
+    import latent_preview
+
+    monkeypatch.setattr(latent_preview, "prepare_callback", lambda *_, **__: call)
+
+
+def test_a_preview_is_asked_of_a_small_latent(run, sd2, prompt, monkeypatch):
+    seen = []
+    watched_previews(monkeypatch, lambda step, x0, x, total: seen.append((step, total, x0)))
+    z = torch.randn(2, 4, 32, 160, generator=torch.Generator().manual_seed(3))
+    out = run("HYPIRRestore", sd2, prompt, {"samples": z})["samples"] * 0.18215
+    step, total, small = seen[-1]
+    assert step == total - 1
+    assert small.shape == (1, 4, 11, 54), "every third cell of the first picture"
+    means = torch.nn.functional.avg_pool2d(out[:1], 3, ceil_mode=True)
+    assert_close(small, means, atol=1e-4, rtol=1e-4)
+
+
+def test_a_preview_that_runs_out_of_memory_changes_nothing(
+    run, sd2, prompt, latent, monkeypatch, caplog
+):
+    want = run("HYPIRRestore", sd2, prompt, latent)["samples"]
+
+    def starved(*_):
+        raise torch.OutOfMemoryError("out of memory, as a small device would say")
+
+    watched_previews(monkeypatch, starved)
+    assert torch.equal(run("HYPIRRestore", sd2, prompt, latent)["samples"], want)
+    assert "out of memory for the host's preview" in caplog.text
+
+    def broken(*_):
+        raise KeyError("a fault of another kind")
+
+    watched_previews(monkeypatch, broken)
+    with pytest.raises(KeyError):
+        run("HYPIRRestore", sd2, prompt, latent)
 
 
 def test_a_controlnet_with_tiles_is_refused_in_one_sentence(run, sd2, prompt, latent):

@@ -60,6 +60,16 @@ def make_recipe(tmp_path):
             "ema": 0.9,
             "warmup": 0,
             "discriminator_rate": 1.0,
+            # what tiny had when the losses were recorded; it may follow what is learnt
+            "degradations": ("training",),
+            "scales": (4,),
+            "encoder_target": "frozen",
+            "logarithm": False,
+            "pyramid": 2.0,
+            "bands": 0.0,
+            "energy": 1.0,
+            "energy_side": 4,
+            "gan": 0.05,
         }
         if prior != "tiny":
             values |= {"name": prior, "prior": prior, "base": "small"}

@@ -90,6 +90,15 @@ def test_a_trial_is_run_once_and_kept(lab, monkeypatch):
         lab.trial(1)
 
 
+def test_a_trial_ends_at_a_lower_rate_and_is_as_long_as_it_was_said(lab):
+    rates = Lab(lab.model, lab.out, 6, (0,)).trial(0, gan=0.0)["curves"]["lr"]
+    warm = [min(1, (step + 1) / 21) for step in range(6)]  # the recipe's warm-up
+    full = [rate / share for rate, share in zip(rates, warm, strict=True)]
+    assert full == pytest.approx([5e-4] * 4 + [1e-4] * 2)
+    longer = lab.trial(0, gan=0.0, adversarial=lab.phases(3 * lab.steps))["curves"]
+    assert longer["psnr_step"][-1] == len(longer["lr"]) == 3 * lab.steps
+
+
 def pretended(monkeypatch, give) -> None:
     """Trials that give what `give` says of the changed fields and the seed."""
 

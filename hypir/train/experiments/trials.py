@@ -64,15 +64,25 @@ class Lab:
 
     def recipe(self, seed: int, **changes) -> Recipe:
         """A short run of the adversarial stage."""
-        phases = {"adversarial": (Phase(self.steps, 8, 5e-4),)}
+        phases = {"adversarial": self.phases(self.steps)}
         files = {field: str(self.model / name) for field, name in FILES.items()}
         values = {"stages": ("adversarial",), "seed": seed, "crop": 64, "pool": 64, "pool_uses": 4}
         values |= {"ema": 0.9, "warmup": 20, "precision": "no", "export": "fp32", "probe_every": 0}
         # In latents, which takes a third of the time; a process of its own folder.
         values |= {"latent": 1.0, "mse": 0.0, "pyramid": 0.0, "energy": 0.0, "gan": 0.01}
-        values |= {"discriminator_rate": 1.0, "degradations": STRENGTHS}
+        values |= {"degradations": STRENGTHS, "scales": (4,), "rank": 32, "energy_side": 4}
+        values |= {"bands": 0.0, "logarithm": False}
         values |= {"checkpoint_every": 10**6, "out": str(self.out / f"run_{os.getpid()}")}
         return tiny(**{**values, **phases, **files, **changes})
+
+    @staticmethod
+    def phases(steps: int) -> tuple[Phase, ...]:
+        """Of a training: the last third goes at a fifth of the rate.
+
+        Else the end of the two players' swing would count for more than what is compared.
+        """
+        last = steps // 3
+        return Phase(steps - last, 8, 5e-4), Phase(last, 8, 1e-4)
 
     def weights(self) -> str:
         """Eight digits that tell one set of the model's four files from another."""
@@ -118,7 +128,8 @@ class Lab:
             return json.loads(file.read_text("utf-8"))
         log.info("trial %s: seed %d, %s", key, seed, changes or "as it is")
         stage = self.stage(recipe)
-        curves = Curves(stage, held_out("medium"), self.steps)
+        steps = sum(phase.steps for phase in recipe.adversarial)
+        curves = Curves(stage, held_out("medium"), steps)
         for path in (Path(recipe.out) / "checkpoints").rglob("*.*"):
             path.unlink()  # of the trial before: each begins anew
         result: dict = {"curves": curves.values}
