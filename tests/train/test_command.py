@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +175,19 @@ def test_what_the_last_stage_lacks_is_said_before_the_first_one_runs(tmp_path, p
     assert main([*command, "--lpips", "1", "--lpips-backbone", str(tmp_path / "none.pth")]) == 1
     assert "vgg16-397923af.pth" in capsys.readouterr().err
     assert not (out / "checkpoints").exists()
+
+
+def test_every_command_of_the_card_can_be_given(capsys):
+    card = (Path(__file__).resolve().parents[2] / "models" / "README.md").read_text("utf-8")
+    # The shell fills in the card's variables; what would be run is printed.
+    script = ['python() { printf "%s\\t" "$@"; echo; }', *re.findall(r"```\n(.*?)```", card, re.S)]
+    told = subprocess.run(["bash", "-euc", "\n".join(script)], capture_output=True, text=True)
+    assert not told.stderr
+    commands = [line.rstrip("\t").split("\t")[2:] for line in told.stdout.splitlines()]
+    assert {c[0] for c in commands} == {"train", "blend"}
+    for command in commands:
+        if command[0] == "train":
+            assert main([*command, "--dry-run"]) == 0, command
+        else:
+            assert command[4].endswith(".safetensors") and len(command) == 5
+    assert "stage adversarial" in capsys.readouterr().out
