@@ -243,6 +243,30 @@ def test_a_moving_picture_is_refused_before_it_is_restored(tmp_path):
     )
 
 
+def test_a_moving_picture_that_is_cut_off_gives_one_sentence(tmp_path):
+    frames = [Image.linear_gradient("L").resize((40, 30)).rotate(90 * i) for i in range(3)]
+    whole = tmp_path / "moving.gif"
+    frames[0].save(whole, save_all=True, append_images=frames[1:])
+    content = whole.read_bytes()
+    sentences = set()
+    for length in range(0, len(content), 7):
+        whole.write_bytes(content[:length])
+        try:
+            restore.read_photo(whole, 2.0, "PNG")  # what is left may be one whole frame
+        except ValueError as error:
+            sentences.add(str(error)[-60:])
+    assert len(sentences) > 1
+
+
+def test_a_camera_s_jpeg_with_a_preview_in_it_is_one_picture(tmp_path):
+    file = tmp_path / "camera.jpg"
+    preview = Image.new("RGB", (16, 12))
+    Image.new("RGB", (64, 48)).save(file, "MPO", save_all=True, append_images=[preview])
+    with Image.open(file) as picture:
+        assert picture.n_frames == 2
+    assert restore.read_photo(file, 2.0, "PNG").size == (64, 48)
+
+
 def test_a_seed_needs_an_encoder_that_draws(photo, tmp_path):
     assert "small model's encoder draws nothing" in refused(
         photo, tmp_path / "a.png", "--seed", "3"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ WRITE = {  # as near to lossless as the format is meant to be used
     "BMP": {},
 }
 LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383}  # what the formats can hold
+MOVING = ("GIF", "PNG", "WEBP")  # others hold a preview or a thumbnail beside the picture
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
+UNREADABLE += (Image.DecompressionBombError,)
 SCALES = (0.01, 8.0)  # of the host's Upscale Image By
 BAR_CELLS = 24
 
@@ -135,10 +139,10 @@ def read_photo(file: Path, scale: float, format_: str) -> Photo:
     """
     try:
         with Image.open(file) as picture:
-            frames = getattr(picture, "n_frames", 1)
+            frames = getattr(picture, "n_frames", 1) if picture.format in MOVING else 1
             seen = ImageOps.exif_transpose(picture)
             seen.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{file} must be a whole picture that can be opened ({error})") from None
     if frames > 1:
         raise ValueError(

@@ -135,7 +135,7 @@ class OneStepSampler(comfy.samplers.Sampler):
 
             def report(done: int, total: int, so_far: Tensor) -> None:
                 if callback is not None:
-                    _show(callback, done - 1, _masked(so_far, z, denoise_mask), z, total)
+                    _show(callback, done - 1, so_far, z, denoise_mask, total)
                 show_progress_text("restore", done, total)
 
             try:
@@ -241,17 +241,19 @@ def _of_small(callback):
     """The host's callback, given a small latent: what a preview costs must not grow with it."""
 
     def show(step: int, x0: Tensor, x: Tensor, total: int) -> None:
-        stride = -(-max(x0.shape[-2:]) // PREVIEW_CELLS)
-        small = torch.nn.functional.avg_pool2d(x0[:1], stride, ceil_mode=True)
+        small, longest = x0[:1], max(x0.shape[-2:])
+        if longest > PREVIEW_CELLS:
+            size = [max(1, round(s * PREVIEW_CELLS / longest)) for s in small.shape[-2:]]
+            small = torch.nn.functional.interpolate(small, size, mode="area")
         callback(step, small, x, total)
 
     return show
 
 
-def _show(callback, *arguments) -> None:
+def _show(callback, step: int, x0: Tensor, z: Tensor, mask: Tensor | None, total: int) -> None:
     """A preview that runs out of memory is left out: it is no reason to take smaller tiles."""
     try:
-        callback(*arguments)
+        callback(step, _masked(x0, z, mask), z, total)
     except Exception as error:
         if not isinstance(error, MemoryError):
             comfy.model_management.raise_non_oom(error)

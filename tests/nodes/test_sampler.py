@@ -183,9 +183,11 @@ def test_a_preview_is_asked_of_a_small_latent(run, sd2, prompt, monkeypatch):
     out = run("HYPIRRestore", sd2, prompt, {"samples": z})["samples"] * 0.18215
     step, total, small = seen[-1]
     assert step == total - 1
-    assert small.shape == (1, 4, 11, 54), "every third cell of the first picture"
-    means = torch.nn.functional.avg_pool2d(out[:1], 3, ceil_mode=True)
+    assert small.shape == (1, 4, 13, 64), "the first picture, its longer side as 64 cells"
+    means = torch.nn.functional.adaptive_avg_pool2d(out[:1], (13, 64))
     assert_close(small, means, atol=1e-4, rtol=1e-4)
+    run("HYPIRRestore", sd2, prompt, {"samples": z[:, :, :, :40]})
+    assert seen[-1][2].shape == (1, 4, 32, 40), "a small one as it is"
 
 
 def test_a_preview_that_runs_out_of_memory_changes_nothing(
