@@ -110,3 +110,19 @@ def photo():
     import skimage.data
 
     return torch.from_numpy(skimage.data.astronaut()).float()[None] / 255
+
+
+@pytest.fixture
+def asked(host, monkeypatch) -> list[float]:
+    """Bytes that the host was asked to make room for, in the order of the calls."""
+    import comfy.model_management
+
+    found: list[float] = []
+    load = comfy.model_management.load_models_gpu
+
+    def watch(models, memory_required=0, **rest):
+        found.append(memory_required)
+        return load(models, memory_required=memory_required, **rest)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", watch)
+    return found

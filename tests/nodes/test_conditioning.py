@@ -120,18 +120,7 @@ def test_a_painted_map_keeps_its_token_when_a_prompt_is_appended(run, host, text
     assert_close(tokens[:, place + 1 :], words.expand(3, -1, -1))
 
 
-def test_memory_is_asked_for_what_a_call_takes_and_no_more(run, textured, latent, monkeypatch):
-    import comfy.model_management
-
-    asked = []
-    load = comfy.model_management.load_models_gpu
-
-    def watch(models, memory_required=0, **rest):
-        asked.append(memory_required)
-        return load(models, memory_required=memory_required, **rest)
-
-    monkeypatch.setattr(comfy.model_management, "load_models_gpu", watch)
-
+def test_memory_is_asked_for_what_a_call_takes_and_no_more(run, textured, latent, asked):
     def most(texture: dict, **options) -> float:
         asked.clear()
         positive = run("HYPIRConditioning", textured, texture=texture)

@@ -81,19 +81,7 @@ def test_a_partly_loaded_model_gives_the_result_of_a_whole_one(
     comfy.model_management.unload_all_models()
 
 
-def test_memory_is_asked_for_by_tile_and_not_by_picture(run, sd2, vae, prompt, photo, monkeypatch):
-    import comfy.model_management
-    import comfy.sampler_helpers
-
-    asked = []
-    load = comfy.model_management.load_models_gpu
-
-    def watch(models, memory_required=0, **rest):
-        asked.append(memory_required)
-        return load(models, memory_required=memory_required, **rest)
-
-    monkeypatch.setattr(comfy.model_management, "load_models_gpu", watch)
-
+def test_memory_is_asked_for_by_tile_and_not_by_picture(run, sd2, vae, prompt, photo, asked):
     def most(size: int) -> dict[str, float]:
         image = photo[:, :1, :1].expand(1, size, size, 3)
         result = {}
