@@ -37,8 +37,8 @@ def page(results: dict, load: float, asked: argparse.Namespace) -> str:
             rows += [(f"sd2, {s}", c, *missing) for s in ("encoder", "adversarial") for c in ON_OFF]
     parts = [
         f"Steps in the loop of hypir.train against the same step written plainly "
-        f"(tools/pages/performance/plain_training.py: batches lie ready, no accelerate, averages "
-        f"one parameter after the other, LoRA unmerged). {report.machine()}. tiny: {asked.batch} pictures of "
+        f"(plain_training.py: batches lie ready, no accelerate, averages one parameter after the "
+        f"other, LoRA unmerged). {report.machine()}. tiny: {asked.batch} pictures of "
         f"{asked.crop} px in float32 on the CPU, torch with {asked.threads} thread"
         f"{'s' * (asked.threads > 1)}, one process making data; sd2: 8 pictures of "
         f"512 px in bf16 on a GPU, random weights, `unet` discriminator, pyramid term for LPIPS. "
