@@ -187,6 +187,21 @@ FLUX = Prior(
     conditions=MappingProxyType({"guidance": 3.5}),
 )
 
+Z_IMAGE = Prior(
+    name="z_image",
+    title="Z-Image or Z-Image-Turbo",
+    modelspec="Z-Image",
+    prediction="flow",
+    latent_channels=16,
+    latent_scale=0.3611,  # FLUX.1's autoencoder
+    latent_shift=0.1159,
+    token_width=2560,  # Qwen3-4B
+    pooled_width=0,
+    lora_prefix="lycoris_",
+    # 96 text tokens: a prompt with its chat template, in the network's steps of 32.
+    tile=TileCost(1.09, 2.854e-3, 3.072e-8, smallest=128, largest=160, overlap=16, align=2),
+)
+
 PRIORS: Mapping[str, Prior] = MappingProxyType(
     {prior.name: prior for prior in (SD2, SD2_V, SDXL, SD3, FLUX)}
 )

@@ -10,11 +10,12 @@ from diffusers import (
     FluxTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
+    ZImageTransformer2DModel,
 )
 from torch.utils.flop_counter import FlopCounterMode
 
 from hypir.one_step import NoiseLevel, flow_level
-from hypir.priors import FLUX, PRIORS, SD2, SD2_V, SD3, SDXL, VAE_COST
+from hypir.priors import FLUX, PRIORS, SD2, SD2_V, SD3, SDXL, VAE_COST, Z_IMAGE
 from hypir.tiling import LADDER
 
 every_prior = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
@@ -141,6 +142,19 @@ def test_the_flux_cost_is_that_of_the_full_network():
         txt_ids=on_meta(512, 3),
     )
     assert FLUX.tile.of(64, 64) == pytest.approx(got, rel=0.03)
+
+
+@pytest.mark.parametrize("cells", [64, 96, 128])
+def test_the_z_image_cost_is_that_of_the_full_network(cells):
+    with torch.device("meta"):
+        network = ZImageTransformer2DModel()
+    # Its table of rotary positions is made on the CPU whatever the device.
+    rope = network.rope_embedder
+    rope.freqs_cis = [
+        on_meta(n, d // 2) for n, d in zip(rope.axes_lens, rope.axes_dims, strict=True)
+    ]
+    inputs = ([on_meta(16, 1, cells, cells)], on_meta(1), [on_meta(96, Z_IMAGE.token_width)])
+    assert Z_IMAGE.tile.of(cells, cells) == pytest.approx(counted(network, *inputs), rel=0.03)
 
 
 @pytest.mark.parametrize("cells", [64, 128])
