@@ -39,7 +39,7 @@ LEVEL_STEPS = (1, 4, 8)  # colours are rounded to these until the pictures are s
 
 SMALL = """\
 Made with the small model of this pack ([its card](../models/README.md)), which was trained on
-made-up pictures for an afternoon; it shows what the controls do, not how good HYPIR can be."""
+synthetic images for an afternoon. It shows what the controls do, not how good HYPIR can be."""
 TRAINED = "Made with {weights}."
 
 
