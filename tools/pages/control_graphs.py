@@ -21,7 +21,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hypir.one_step import output_of_x0
 from hypir.weights import HypirWeights
 from tools.host.server import REQUEST_SECONDS, HostError, Prompt, Server, wait_until
 from tools.workflows.prompt import WORKFLOW, build_prompt, find, insert_encoder
@@ -295,7 +294,7 @@ class Lab:
         weights = self.weights
         level = self.prior.level(weights.timestep)
         seen = weights.input_scale * result.given
-        return output_of_x0(self.prior.prediction, seen, result.restored, level)
+        return self.prior.prediction.output(seen, result.restored, level)
 
     def _file(self, item: dict[str, str]) -> Path:
         return self.server.base / item["type"] / item["subfolder"] / item["filename"]

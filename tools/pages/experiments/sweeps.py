@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hypir.metrics import detail_ratio
 from hypir.noise import standard_normal
-from hypir.one_step import flow_input_scale
 from hypir.texture import measure_richness
 from hypir.train.adversarial_stage import AdversarialStage
 from hypir.train.data import Batch
@@ -192,7 +191,7 @@ def _prior_alone(
 ) -> float:
     """PSNR of one step at other timesteps; k None: the scale that belongs to `told`."""
     if k is None:
-        k = flow_input_scale(stage.prior.level(told).sigma)
+        k = stage.prior.input_scale_at(told)
     generator = Generator(stage.prior, stage.generator.network, told, coefficient, k)
     condition = stage._text.encode(batch.captions, z.device)
     return psnr(stage.decode(generator(z, condition.tokens, condition.pooled)), batch.target)
