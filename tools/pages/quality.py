@@ -22,8 +22,8 @@ from skimage import color, data, metrics
 
 from hypir.color import transfer_color
 from hypir.metrics import band_correlations, detail_ratio, seam_ratio
-from hypir.priors import SD3, VAE_COST
-from hypir.tiling import CELL_PX, plan_tiles
+from hypir.priors import SD3
+from hypir.tiling import CELL_PX, VAE_COST, plan_tiles
 from hypir.weights import read_weights
 from tools import ROOT
 from tools.commands.command_line import Parser, run

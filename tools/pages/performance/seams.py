@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from hypir.color import transfer_color
-from hypir.priors import SD2, VAE_COST
-from hypir.tiling import CELL_PX, Axis, Tile, TilePlan, run_tiles
+from hypir.priors import SD2
+from hypir.tiling import CELL_PX, VAE_COST, Axis, Tile, TilePlan, run_tiles
 from tools.pages.markdown import table
 from tools.pages.performance import models, report
 
