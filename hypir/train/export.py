@@ -11,7 +11,7 @@ from hypir.one_step import flow_input_scale
 from hypir.weights import HypirWeights, read_weights, save_weights
 
 from .generator import Generator, TextureToken
-from .models import Base, text_widths
+from .models import Base
 from .recipes import Recipe
 
 DOWN, UP = ".lora_A.default.weight", ".lora_B.default.weight"
@@ -44,7 +44,7 @@ def make_generator(base: Base, recipe: Recipe) -> Generator:
     if scale < 0:
         flow = prior.prediction == "flow"
         scale = flow_input_scale(prior.level(timestep).sigma) if flow else 1.0
-    token = TextureToken(text_widths(base.network)[0], recipe.seed) if recipe.texture else None
+    token = TextureToken(base.text.token_width, recipe.seed) if recipe.texture else None
     return Generator(prior, base.network, timestep, coefficient, scale, token)
 
 

@@ -9,9 +9,9 @@ import torch
 
 from hypir.weight_files import write_tensors
 
+from ..architectures.tiny import tiny_network
 from ..recipes import Phase, tiny
 from ..run import make_accelerator, train
-from ..small_models import tiny_network
 from .finding import FAILS, HOLDS, UNDECIDED, Finding, Panel, all_of, by_comparison, clearly_above
 from .tables import MEASURES, mean_curve, mean_psnr, of, psnr_panel, table
 from .trials import FILES, Lab, mean_and_deviation

@@ -15,9 +15,10 @@ from hypir.one_step import flow_input_scale
 from hypir.texture import measure_richness
 
 from ..adversarial_stage import AdversarialStage
+from ..architectures import Condition
 from ..data import Batch
 from ..generator import Generator, call_network, frozen_encoder
-from ..models import Condition, load_base
+from ..models import load_base
 from ..validation import to_image
 from .finding import FAILS, HOLDS, UNDECIDED, Finding, Panel, all_of, clearly_above
 from .trials import STRENGTHS, Lab, held_out, mean_and_deviation, psnr, restore, spread
