@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from hypir.priors import Prior
 
 
+Told = Mapping[str, float]
+"""What a prior is told beside text and timestep, by name."""
+
+
 @dataclass(frozen=True)
 class Condition:
     """What the network is told about some pictures beside the timestep."""
@@ -79,21 +83,14 @@ class Architecture:
         """Condition of captions, by the text encoders of a pipeline."""
         raise NotImplementedError
 
-    def call(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        t: Tensor,
-        condition: Condition,
-        conditions: Mapping[str, float],
-    ) -> Tensor:
+    def call(self, network: nn.Module, x: Tensor, t: Tensor, text: Condition, told: Told) -> Tensor:
         """Output of the network (B, C, h, w), in the convention of hypir.one_step.
 
         Args:
             x: (B, C, h, w).
             t: (B,) timesteps, 0 to 999, for flow 1000 s.
-            condition: of the text.
-            conditions: what else the prior is told (SDXL's sizes, Flux's guidance).
+            text: the captions.
+            told: what else the prior is told (SDXL's sizes, Flux's guidance).
         """
         raise NotImplementedError
 

@@ -1,13 +1,11 @@
 """FLUX.1: a transformer of joint and single blocks on packed latents."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from hypir.priors import FLUX
 
-from .architecture import Architecture, Condition, evenly
+from .architecture import Architecture, Condition, Told, evenly
 from .sd3 import StableDiffusion3
 
 
@@ -23,28 +21,21 @@ class Flux(Architecture):
         tokens, pooled, _ = pipeline.encode_prompt(prompt=captions, prompt_2=None, device=device)
         return Condition(tokens, pooled)
 
-    def call(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        t: Tensor,
-        condition: Condition,
-        conditions: Mapping[str, float],
-    ) -> Tensor:
-        """Velocity; `conditions` tell the distilled guidance."""
+    def call(self, network: nn.Module, x: Tensor, t: Tensor, text: Condition, told: Told) -> Tensor:
+        """Velocity; `told` has the distilled guidance."""
         h, w = x.shape[-2:]
         rows, columns = torch.meshgrid(torch.arange(h // 2), torch.arange(w // 2), indexing="ij")
         places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)
         guidance = None
         if network.config.guidance_embeds:
-            guidance = torch.full((len(x),), float(conditions["guidance"]), device=x.device)
+            guidance = torch.full((len(x),), float(told["guidance"]), device=x.device)
         output = network(
             hidden_states=pack(x),
-            encoder_hidden_states=condition.tokens,
-            pooled_projections=condition.pooled,
+            encoder_hidden_states=text.tokens,
+            pooled_projections=text.pooled,
             timestep=t / 1000,  # diffusers multiplies by 1000 again
             img_ids=places.to(x),
-            txt_ids=x.new_zeros(condition.tokens.shape[1], 3),
+            txt_ids=x.new_zeros(text.tokens.shape[1], 3),
             guidance=guidance,
             return_dict=False,
         )[0]

@@ -1,6 +1,6 @@
 """Stable Diffusion 3 and 3.5: a transformer of joint blocks with a table of positions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hypir.priors import SD3
 
-from .architecture import Architecture, Condition
+from .architecture import Architecture, Condition, Told
 from .tiny import tiny_network
 
 
@@ -44,16 +44,9 @@ class StableDiffusion3(Architecture):
         )
         return Condition(tokens, pooled)
 
-    def call(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        t: Tensor,
-        condition: Condition,
-        conditions: Mapping[str, float],
-    ) -> Tensor:
+    def call(self, network: nn.Module, x: Tensor, t: Tensor, text: Condition, told: Told) -> Tensor:
         """Velocity."""
-        return network(x, condition.tokens, condition.pooled, t, return_dict=False)[0]
+        return network(x, text.tokens, text.pooled, t, return_dict=False)[0]
 
     def shifted_positions(
         self, network: nn.Module, draw: np.random.Generator

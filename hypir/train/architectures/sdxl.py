@@ -1,13 +1,11 @@
 """Stable Diffusion XL: a UNet that is also told sizes and a pooled text vector."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from hypir.priors import SDXL
 
-from .architecture import Condition
+from .architecture import Condition, Told
 from .stable_diffusion import StableDiffusion
 
 
@@ -30,23 +28,16 @@ class StableDiffusionXL(StableDiffusion):
         )
         return Condition(tokens, pooled)
 
-    def call(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        t: Tensor,
-        condition: Condition,
-        conditions: Mapping[str, float],
-    ) -> Tensor:
+    def call(self, network: nn.Module, x: Tensor, t: Tensor, text: Condition, told: Told) -> Tensor:
         """Output of the UNet."""
-        height, width = conditions["height"], conditions["width"]
+        height, width = told["height"], told["width"]
         # Original size, top left corner of the crop, target size; height first.
         sizes = x.new_tensor([height, width, 0, 0, height, width]).expand(len(x), -1)
-        added = {"text_embeds": condition.pooled, "time_ids": sizes}
+        added = {"text_embeds": text.pooled, "time_ids": sizes}
         return network(
             x,
             t,
-            encoder_hidden_states=condition.tokens,
+            encoder_hidden_states=text.tokens,
             return_dict=False,
             added_cond_kwargs=added,
         )[0]

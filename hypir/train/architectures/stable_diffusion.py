@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hypir.priors import SD2, SD2_V, Prior
 from hypir.public_file import TARGETS
 
-from .architecture import Architecture, Condition
+from .architecture import Architecture, Condition, Told
 
 _PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
 
@@ -48,16 +48,9 @@ class StableDiffusion(Architecture):
         tokens, _ = pipeline.encode_prompt(captions, device, 1, False)
         return Condition(tokens, None)
 
-    def call(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        t: Tensor,
-        condition: Condition,
-        conditions: Mapping[str, float],
-    ) -> Tensor:
+    def call(self, network: nn.Module, x: Tensor, t: Tensor, text: Condition, told: Told) -> Tensor:
         """Output of the UNet."""
-        return network(x, t, encoder_hidden_states=condition.tokens, return_dict=False)[0]
+        return network(x, t, encoder_hidden_states=text.tokens, return_dict=False)[0]
 
     def levels(self, network: nn.Module) -> list[nn.Module]:
         """Down and middle blocks."""

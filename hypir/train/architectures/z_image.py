@@ -1,13 +1,11 @@
 """Z-Image: a transformer of single blocks over pictures and captions, each of its own length."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from hypir.priors import Z_IMAGE
 
-from .architecture import Architecture, Condition, as_map, evenly
+from .architecture import Architecture, Condition, Told, as_map, evenly
 
 
 class ZImage(Architecture):
@@ -34,21 +32,14 @@ class ZImage(Architecture):
             return Condition(torch.stack(tokens), None)
         return Condition(tuple(tokens), None)
 
-    def call(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        t: Tensor,
-        condition: Condition,
-        conditions: Mapping[str, float],
-    ) -> Tensor:
+    def call(self, network: nn.Module, x: Tensor, t: Tensor, text: Condition, told: Told) -> Tensor:
         """Velocity: the network is told 1 - s, not s, and gives data - noise, not noise - data.
 
         It fills captions up to 32 n tokens with a token of its own, so what is appended to one
         (the richness token) stands before these, as in the host.
         """
         pictures = list(x.unsqueeze(2).unbind())  # (C, one frame, h, w) each
-        output = network(pictures, 1 - t / 1000, list(condition.tokens), return_dict=False)[0]
+        output = network(pictures, 1 - t / 1000, list(text.tokens), return_dict=False)[0]
         return -torch.stack(output).squeeze(2)
 
     def levels(self, network: nn.Module) -> list[nn.Module]:
