@@ -41,7 +41,7 @@ def env(session: nox.Session) -> None:
         return
     STAMP.unlink(missing_ok=True)
     # the pinned host's list, whatever COMFYUI_PATH says
-    get_host = ["python", "tools/get_host.py"]
+    get_host = ["python", "-m", "tools.host.get_host"]
     host = session.run(*get_host, env={"COMFYUI_PATH": ""}, silent=True)
     requirements = Path(host.splitlines()[-1]) / "requirements.txt"
     try:
@@ -67,20 +67,20 @@ def command(function):
 def restore(session: nox.Session) -> None:
     """Restore a photo: nox -s restore -- photo.jpg restored.png [--help]."""
     session.chdir(session.invoked_from)
-    python(session, str(ROOT / "tools" / "restore.py"), *session.posargs)
+    python(session, str(ROOT / "tools" / "commands" / "restore.py"), *session.posargs)
 
 
 @command
 def ui(session: nox.Session) -> None:
     """Open the host's page with this pack and its small model."""
-    python(session, "tools/ui.py")
+    python(session, "-m", "tools.commands.ui")
 
 
 @command
 def tests(session: nox.Session) -> None:
     """Run every layer of tests; a layer that cannot run fails."""
     if not session.posargs or "browser" in " ".join(session.posargs):
-        python(session, "tools/chromium.py")
+        python(session, "-m", "tools.host.chromium")
     python(session, "-m", "pytest", *session.posargs)
 
 
@@ -100,14 +100,20 @@ def lint(session: nox.Session) -> None:
 @command
 def bench(session: nox.Session) -> None:
     """Measure work, time and memory against the limit and the reference plan."""
-    python(session, "-m", "benchmarks", *session.posargs)
+    python(session, "-m", "tools.pages.performance", *session.posargs)
 
 
 @command
 def controls(session: nox.Session) -> None:
     """Rewrite docs/controls.md and its pictures: nox -s controls [-- --checkpoint F --lora F]."""
     session.chdir(session.invoked_from)
-    python(session, str(ROOT / "tools" / "controls.py"), *session.posargs)
+    python(session, str(ROOT / "tools" / "pages" / "controls.py"), *session.posargs)
+
+
+@command
+def experiments(session: nox.Session) -> None:
+    """Test the paper's claims on the small model and rewrite docs/experiments.md."""
+    python(session, "-m", "tools.pages.experiments", *session.posargs)
 
 
 @command

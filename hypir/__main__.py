@@ -1,4 +1,4 @@
-"""Command line: inspect, convert, blend, train, caption, evaluate, experiments, plot.
+"""Command line: inspect, convert, blend, train, caption, evaluate, plot.
 
 `python -m hypir COMMAND --help` explains each. The commands of training are imported only when they
 are asked for: weights can be inspected without diffusers.
@@ -13,9 +13,17 @@ from .blend import blend
 from .encoder import describe_encoder, is_encoder, read_encoder
 from .weights import HypirWeights, describe, read_weights, save_weights
 
+EXPERIMENTS_MOVED = (
+    "hypir: the experiments are run by `nox -s experiments` now, in a clone of the repository; "
+    "its options are the same"
+)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 on success, 1 with one sentence on stderr if a file is not usable."""
+    if (sys.argv[1:] if arguments is None else arguments)[:1] == ["experiments"]:
+        print(EXPERIMENTS_MOVED, file=sys.stderr)  # noqa: T201 - a command talks to its user
+        return 1
     parser = argparse.ArgumentParser(prog="python -m hypir", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -9,20 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from .one_step import (
-    NUM_TIMESTEPS,
-    NoiseLevel,
-    OneStep,
-    diffusion_level,
-    flow_input_scale,
-    flow_level,
-)
+from .one_step import OneStep
+from .predictions import EPS, FLOW, NoiseLevel, Prediction, V, diffusion_level, flow_level
 from .tiling import TileCost
-
-DEFAULT_TIMESTEP = 200
-"""HYPIR's timestep for eps and v networks [released configuration]."""
-DEFAULT_FLOW_TIMESTEP = 364
-"""Noise level 0.364: the signal-to-noise ratio of alpha_bar_200 = 0.7537 within 0.2 %."""
 
 VAE_COST = TileCost(
     constant=0.0,
@@ -48,8 +37,8 @@ class Prior:
     """For people."""
     modelspec: str
     """Architecture as the ModelSpec metadata name it."""
-    prediction: str
-    """What the network predicts: eps, v or flow."""
+    prediction: Prediction
+    """What the network predicts."""
     latent_channels: int
     latent_scale: float
     """z = (autoencoder latent - latent_shift) * latent_scale."""
@@ -70,19 +59,21 @@ class Prior:
     @property
     def timestep(self) -> int:
         """Timestep of the method, unless weights say otherwise."""
-        return DEFAULT_FLOW_TIMESTEP if self.prediction == "flow" else DEFAULT_TIMESTEP
+        return self.prediction.timestep
 
     @property
     def timesteps(self) -> range:
-        """Those of a step; a flow prior has none at 0, where there is no noise."""
-        return range(1 if self.prediction == "flow" else 0, NUM_TIMESTEPS)
+        """Those that a step can have."""
+        return self.prediction.timesteps
 
     @property
     def input_scale(self) -> float:
         """K of x_t = k z at the default timestep, unless weights say otherwise."""
-        if self.prediction == "flow":
-            return flow_input_scale(self.level(self.timestep).sigma)
-        return 1.0
+        return self.input_scale_at(self.timestep)
+
+    def input_scale_at(self, timestep: int) -> float:
+        """K of x_t = k z at a timestep (0..999; ValueError outside)."""
+        return self.prediction.input_scale(self.level(timestep))
 
     def level(self, timestep: int) -> NoiseLevel:
         """Noise level of a timestep (0..999; ValueError outside)."""
@@ -114,7 +105,7 @@ SD2 = Prior(
     name="sd2",
     title="Stable Diffusion 2.1-base (eps prediction)",
     modelspec="stable-diffusion-v2-512",
-    prediction="eps",
+    prediction=EPS,
     latent_channels=4,
     latent_scale=SD_LATENT_SCALE,
     latent_shift=0.0,
@@ -129,7 +120,7 @@ SD2_V = Prior(
     name="sd2-v",
     title="Stable Diffusion 2.1 768 (v prediction)",
     modelspec="stable-diffusion-v2-768-v",
-    prediction="v",
+    prediction=V,
     latent_channels=4,
     latent_scale=SD_LATENT_SCALE,
     latent_shift=0.0,
@@ -144,7 +135,7 @@ SDXL = Prior(
     name="sdxl",
     title="Stable Diffusion XL",
     modelspec="stable-diffusion-xl-v1-base",
-    prediction="eps",
+    prediction=EPS,
     latent_channels=4,
     latent_scale=0.13025,  # SDXL VAE config
     latent_shift=0.0,
@@ -161,7 +152,7 @@ SD3 = Prior(
     name="sd3",
     title="Stable Diffusion 3 or 3.5",
     modelspec="stable-diffusion-v3",
-    prediction="flow",
+    prediction=FLOW,
     latent_channels=16,
     latent_scale=1.5305,  # SD3 VAE config
     latent_shift=0.0609,
@@ -175,7 +166,7 @@ FLUX = Prior(
     name="flux",
     title="FLUX.1 dev or schnell",
     modelspec="flux-1-dev",
-    prediction="flow",
+    prediction=FLOW,
     latent_channels=16,
     latent_scale=0.3611,  # FLUX.1 VAE config
     latent_shift=0.1159,
@@ -191,7 +182,7 @@ Z_IMAGE = Prior(
     name="z_image",
     title="Z-Image or Z-Image-Turbo",
     modelspec="Z-Image",
-    prediction="flow",
+    prediction=FLOW,
     latent_channels=16,
     latent_scale=0.3611,  # FLUX.1's autoencoder
     latent_shift=0.1159,

@@ -132,7 +132,7 @@ def describe(weights: HypirWeights) -> str:
     lines = [
         f"kind                  {kind}",
         f"prior                 {weights.prior.name}: {weights.prior.title}",
-        f"prediction            {weights.prior.prediction}",
+        f"prediction            {weights.prior.prediction.name}",
         f"rank                  {weights.rank}",
         f"modules               {len(weights.lora)} ({2 * len(weights.lora)} tensors)",
         f"parameters            {parameters / 1e6:.1f} M, {', '.join(dtypes)}",
@@ -200,7 +200,7 @@ def _read_native(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{name} has damaged hypir.* metadata ({error}); get it again") from error
     prior = PRIORS.get(prior_name)
-    if prior is None or prior.prediction != prediction:
+    if prior is None or prior.prediction.name != prediction:
         raise ValueError(
             f"{name} is for prior {prior_name!r} with {prediction!r} prediction, which is unknown "
             f"here (known: {', '.join(PRIORS)}); update the pack"
@@ -304,10 +304,10 @@ def _metadata(weights: HypirWeights) -> dict[str, str]:
         "modelspec.architecture": f"{prior.modelspec}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": f"HYPIR for {prior.title}",
-        "modelspec.prediction_type": {"eps": "epsilon"}.get(prior.prediction, prior.prediction),
+        "modelspec.prediction_type": prior.prediction.modelspec,
         "hypir.format": FORMAT,
         "hypir.prior": prior.name,
-        "hypir.prediction": prior.prediction,
+        "hypir.prediction": prior.prediction.name,
         "hypir.timestep": str(weights.timestep),
         "hypir.coefficient_timestep": str(weights.coefficient_timestep),
         "hypir.input_scale": repr(weights.input_scale),

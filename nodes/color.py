@@ -14,22 +14,24 @@ class HYPIRMatchColor(io.ComfyNode):
             node_id="HYPIRMatchColor",
             display_name="HYPIR Match Color",
             category=CATEGORY,
-            description="Gives an image the colours of another: the correction of HYPIR Decode, "
-            "for any image.",
+            description="Transfers the colours of one image to another, with the colour correction "
+            "of HYPIR Decode.",
             search_aliases=["color fix", "color transfer", "wavelet", "adain", "hypir"],
             inputs=[
                 io.Image.Input("image", tooltip="The image to correct."),
                 io.Image.Input(
                     "reference",
-                    tooltip="Where the colours come from, usually the enlarged input; stretched to "
-                    "the image's size when it differs. One for all, or one per image.",
+                    tooltip="The image to take the colours from, usually the enlarged input. It is "
+                    "stretched to the image's size if its size differs. Give one for the whole "
+                    "batch, or one per image.",
                 ),
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
                     default="wavelet",
-                    tooltip="wavelet: tone and colour of the reference, detail of the image; the "
-                    "two must show the same. adain: mean and contrast only, any reference.",
+                    tooltip="wavelet takes tone and colour from the reference and detail from the "
+                    "image; both must show the same scene. adain matches only mean and contrast "
+                    "and works with any reference.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -37,7 +39,7 @@ class HYPIRMatchColor(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="0 keeps the image, 1 matches fully.",
+                    tooltip="0 keeps the image unchanged, 1 matches the colours fully.",
                 ),
             ],
             outputs=[io.Image.Output()],

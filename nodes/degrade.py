@@ -14,26 +14,28 @@ class HYPIRDegrade(io.ComfyNode):
             node_id="HYPIRDegrade",
             display_name="HYPIR Degrade",
             category=CATEGORY,
-            description="Makes a good picture bad, in the way the restoration was trained on: "
-            "blur, resizing, noise, JPEG, twice. To try settings where the truth is known.",
+            description="Degrades a good image as in training: blur, resizing, noise and JPEG, "
+            "applied twice. Use it to test settings against a known original.",
             search_aliases=["hypir", "real-esrgan", "jpeg", "noise", "blur"],
             inputs=[
-                io.Image.Input("image", tooltip="A good picture; alpha is dropped."),
+                io.Image.Input("image", tooltip="A good image. Alpha is dropped."),
                 io.Combo.Input(
                     "preset",
                     options=list(PRESETS),
                     default="medium",
-                    tooltip="light, medium, heavy: growing blur, noise and JPEG. old_photo: "
-                    "grain, fading, scratches. web_video: small and strongly compressed.",
+                    tooltip="light, medium, heavy: increasing blur, noise and JPEG compression. "
+                    "old_photo: grain, fading, scratches. web_video: small and strongly "
+                    "compressed.",
                 ),
                 io.Int.Input(
                     "scale",
                     default=4,
                     min=1,
                     max=MAX_SCALE,
-                    tooltip="Side of the result = side of the input / scale.",
+                    tooltip="Reduction factor: the side of the result is the side of the input "
+                    "divided by this.",
                 ),
-                seed_input("Which blur, noise and damage. Image i of a batch uses seed + i."),
+                seed_input("Seed of the blur, noise and damage. Image i of a batch uses seed + i."),
             ],
             outputs=[io.Image.Output()],
         )

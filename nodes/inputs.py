@@ -18,8 +18,9 @@ def tile_inputs() -> list[io.Input]:
             max=8192,
             step=16,
             advanced=True,
-            tooltip="Side of a tile in image pixels. 0 plans the tiles of least work from the "
-            "picture's size. Lower it only if memory runs out; a larger tile sees more context.",
+            tooltip="Side of a tile in image pixels. 0 chooses the tiles that need the least "
+            "computation for this image size. Lower it only if you run out of memory; larger "
+            "tiles see more context.",
         ),
         io.Int.Input(
             "overlap",
@@ -28,8 +29,8 @@ def tile_inputs() -> list[io.Input]:
             max=512,
             step=1,  # with -1 as the least, the page would round to 7, 15, ... in steps of 8
             advanced=True,
-            tooltip="Overlap of neighbouring tiles in image pixels, blended smoothly. -1 is "
-            "planned. Raise it if you see a seam; more overlap is more work.",
+            tooltip="Overlap of neighbouring tiles in image pixels, blended smoothly. -1 chooses "
+            "it automatically. Raise it if you see seams; more overlap takes more time.",
         ),
     ]
 
@@ -42,8 +43,8 @@ def tile_batch_input() -> io.Input:
         min=0,
         max=64,
         advanced=True,
-        tooltip="Tiles per call of the network. 0 fills the free memory up to a sensible size. "
-        "Raise it on a large GPU with small tiles, lower it to 1 to save memory.",
+        tooltip="Tiles per network call. 0 uses the free memory, up to a sensible limit. Raise it "
+        "for small tiles on a large GPU; set it to 1 to save memory.",
     )
 
 
@@ -56,9 +57,10 @@ def timestep_inputs() -> list[io.Input]:
             min=-1,
             max=999,
             advanced=True,
-            tooltip="Noise level the network is told, 0 to 999. -1 takes the weights' own (200 for "
-            "the public file). Lower is smoother and closer to the input, higher invents more; "
-            "far from the trained value it breaks.",
+            tooltip="Noise level given to the network, 0 to 999. -1 uses the one the weights were "
+            "trained at (200 for the public file). Lower values are smoother and closer to the "
+            "input, higher values invent more detail. Values far from the trained one break the "
+            "image.",
         ),
         io.Int.Input(
             "coefficient_timestep",
@@ -66,8 +68,8 @@ def timestep_inputs() -> list[io.Input]:
             min=-1,
             max=999,
             advanced=True,
-            tooltip="Noise level that turns the network's output into the picture. -1 = the same "
-            "as timestep. Leave it unless you experiment.",
+            tooltip="Noise level used to compute the image from the network's output. -1 uses the "
+            "same value as timestep. Change it only for experiments.",
         ),
     ]
 

@@ -33,17 +33,17 @@ class HYPIREncode(io.ComfyNode):
             node_id="HYPIREncode",
             display_name="HYPIR Encode",
             category=CATEGORY,
-            description="Encodes a degraded picture of any size, in tiles of least work. Enlarge "
-            "the picture before this node; its size is the size of the result.",
+            description="Encodes a degraded image of any size, in tiles. Enlarge the image before "
+            "this node: the result has the size of this input.",
             search_aliases=["restore", "hypir", "vae encode tiled"],
             inputs=[
                 io.Image.Input(
                     "image",
-                    tooltip="The degraded picture at the size the result shall have (use Upscale "
-                    "Image By or an upscale model before). Alpha is ignored here.",
+                    tooltip="The degraded image, already enlarged to the size of the result (with "
+                    "Upscale Image By or an upscale model). Alpha is ignored here.",
                 ),
                 io.Vae.Input(
-                    "vae", tooltip="The VAE of the base model, or that of Load HYPIR Encoder."
+                    "vae", tooltip="The VAE of the base model, or the one from Load HYPIR Encoder."
                 ),
                 *tile_inputs(),
                 io.Combo.Input(
@@ -52,11 +52,11 @@ class HYPIREncode(io.ComfyNode):
                     default="mean",
                     advanced=True,
                     tooltip="mean gives the same latent every time. sample draws from the "
-                    "encoder's distribution by the seed, as the public HYPIR does.",
+                    "encoder's distribution with the seed, as the public HYPIR does.",
                 ),
-                seed_input("Used by posterior = sample only.", advanced=True),
+                seed_input("Used only when posterior is sample.", advanced=True),
             ],
-            outputs=[io.Latent.Output(tooltip="Latent that remembers the picture's true size.")],
+            outputs=[io.Latent.Output(tooltip="Latent that stores the exact image size.")],
         )
 
     @classmethod
@@ -77,11 +77,15 @@ class HYPIRInjectNoise(io.ComfyNode):
             node_id="HYPIRInjectNoise",
             display_name="HYPIR Inject Noise",
             category=CATEGORY,
-            description="Adds noise to the latent before the step: the more, the less the result "
-            "depends on the input and the more is generated. Other seeds give other results.",
+            description="Adds noise to the latent before the restoration step. With more noise, "
+            "the result follows the input less and more of it is generated. Each seed gives a "
+            "different result.",
             search_aliases=["restore", "hypir", "fidelity", "variations"],
             inputs=[
-                io.Model.Input("model", tooltip="The model of HYPIR Restore: sets the unit."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model used by HYPIR Restore. It defines the unit of the strength.",
+                ),
                 io.Latent.Input("samples", tooltip="From HYPIR Encode."),
                 io.Float.Input(
                     "strength",
@@ -89,23 +93,23 @@ class HYPIRInjectNoise(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.01,
-                    tooltip="Standard deviation of the noise in units of the latent's own. 0 "
-                    "changes nothing; 0.1 to 0.3 frees the result from compression blocks and "
-                    "blur; weights trained without noise stand little of it.",
+                    tooltip="Standard deviation of the noise, relative to that of the latent. 0 "
+                    "changes nothing; 0.1 to 0.3 removes compression blocks and blur. Weights "
+                    "that were trained without noise tolerate only a little.",
                 ),
-                seed_input("Which noise. Image i of a batch uses seed + i."),
+                seed_input("Seed of the noise. Image i of a batch uses seed + i."),
                 io.Int.Input(
                     "variants",
                     default=1,
                     min=1,
                     max=64,
-                    tooltip="Repeats each image so many times, with seeds seed, seed + 1, ...",
+                    tooltip="Number of results per image, made with the seeds seed, seed + 1, ...",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Scales the strength per pixel; at the encoded picture's size. Where "
-                    "it is 0 the latent is unchanged.",
+                    tooltip="Multiplies the strength per pixel. It must have the size of the "
+                    "encoded image. Where it is 0, the latent stays unchanged.",
                 ),
             ],
             outputs=[io.Latent.Output()],
@@ -143,8 +147,8 @@ class HYPIRDecode(io.ComfyNode):
             node_id="HYPIRDecode",
             display_name="HYPIR Decode",
             category=CATEGORY,
-            description="Decodes the restored latent in tiles, corrects the colours, and gives "
-            "back the picture's exact size.",
+            description="Decodes the restored latent in tiles, corrects the colours, and crops the "
+            "image to its exact size.",
             search_aliases=["restore", "hypir", "vae decode tiled", "color fix"],
             inputs=[
                 io.Latent.Input("samples", tooltip="From HYPIR Restore."),
@@ -152,16 +156,16 @@ class HYPIRDecode(io.ComfyNode):
                 io.Image.Input(
                     "reference",
                     optional=True,
-                    tooltip="The enlarged input, as given to HYPIR Encode: its colours (and its "
-                    "alpha) are given to the result.",
+                    tooltip="The enlarged image that went into HYPIR Encode. The result takes its "
+                    "colours and its alpha.",
                 ),
                 io.Combo.Input(
                     "color_fix",
                     options=[*METHODS, "none"],
                     default="wavelet",
                     tooltip="wavelet takes tone and colour from the reference and detail from the "
-                    "result; adain matches mean and contrast only; none keeps the decoder's "
-                    "colours. Acts only with a reference.",
+                    "result. adain matches only mean and contrast. none keeps the decoder's "
+                    "colours. Has no effect without a reference.",
                 ),
                 io.Float.Input(
                     "color_strength",
@@ -169,12 +173,12 @@ class HYPIRDecode(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="1 takes the reference's colours fully; lower it when the input has a "
-                    "colour cast that shall not come back.",
+                    tooltip="1 takes all of the reference's colours. Lower it if the input has a "
+                    "colour cast that you do not want in the result.",
                 ),
                 *tile_inputs(),
             ],
-            outputs=[io.Image.Output(tooltip="The restored picture, same size as the input.")],
+            outputs=[io.Image.Output(tooltip="The restored image, the same size as the input.")],
         )
 
     @classmethod

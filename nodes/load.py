@@ -15,19 +15,19 @@ class HYPIRLoadLora(io.ComfyNode):
             node_id="HYPIRLoadLora",
             display_name="Load HYPIR LoRA",
             category=CATEGORY,
-            description="Puts HYPIR restoration weights on a base model. The file is checked in "
-            "full first, and all of it is applied or none. The base model itself is not changed.",
+            description="Applies HYPIR restoration weights to a copy of the base model. The node "
+            "checks the whole file first, then applies all of it, or none.",
             search_aliases=["restore", "hypir", "lora"],
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The base model the weights were trained on: Stable Diffusion 2.1-base "
-                    "(the 512 px one, eps prediction) for the public HYPIR_sd2.",
+                    tooltip="The base model that the weights were trained on. For the public "
+                    "HYPIR_sd2: Stable Diffusion 2.1-base (the 512 px version, eps prediction).",
                 ),
                 io.Combo.Input(
                     "lora_name",
                     options=files.names("loras"),
-                    tooltip="HYPIR_sd2.pth or a HYPIR .safetensors in ComfyUI/models/loras.",
+                    tooltip="HYPIR_sd2.pth or a HYPIR .safetensors file in ComfyUI/models/loras.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -35,11 +35,12 @@ class HYPIRLoadLora(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.05,
-                    tooltip="How much of the restoration weights is used. 1 as trained; lower for "
-                    "a softer result nearer to the base model, above 1 exaggerates.",
+                    tooltip="Strength of the restoration weights. 1 is the trained strength. Lower "
+                    "values give a softer result, closer to the base model; values above 1 "
+                    "exaggerate.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The model with the weights patched on.")],
+            outputs=[io.Model.Output(tooltip="The model with the weights applied.")],
         )
 
     @classmethod
@@ -55,22 +56,20 @@ class HYPIRLoadEncoder(io.ComfyNode):
             node_id="HYPIRLoadEncoder",
             display_name="Load HYPIR Encoder",
             category=CATEGORY,
-            description="A VAE whose encoder was trained to remove degradation. The decoder is "
-            "shared with the VAE that comes in, which is not changed.",
+            description="Returns a VAE whose encoder was trained to remove degradation. It shares "
+            "its decoder with the input VAE, which stays unchanged.",
             search_aliases=["restore", "hypir", "vae"],
             inputs=[
                 io.Vae.Input("vae", tooltip="The VAE of the base model."),
                 io.Combo.Input(
                     "encoder_name",
                     options=files.names("vae"),
-                    tooltip="A HYPIR encoder .safetensors in ComfyUI/models/vae. A file for "
-                    "another VAE is refused.",
+                    tooltip="A HYPIR encoder .safetensors file in ComfyUI/models/vae. A file made "
+                    "for another VAE is refused.",
                 ),
             ],
             outputs=[
-                io.Vae.Output(
-                    tooltip="For HYPIR Encode. Its decoder is the one of the VAE that came in."
-                )
+                io.Vae.Output(tooltip="For HYPIR Encode. Its decoder is that of the input VAE.")
             ],
         )
 

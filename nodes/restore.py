@@ -14,15 +14,15 @@ class HYPIRRestore(io.ComfyNode):
             node_id="HYPIRRestore",
             display_name="HYPIR Restore",
             category=CATEGORY,
-            description="Restores a latent in one step of the model. A mask on the latent (Set "
-            "Latent Noise Mask) restores only there.",
+            description="Restores a latent with one step of the model. If the latent has a mask "
+            "(Set Latent Noise Mask), only the masked part is restored.",
             search_aliases=["restore", "hypir", "upscale", "deblur", "denoise", "sampler"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load HYPIR LoRA."),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="What is in the picture (CLIP Text Encode or HYPIR Conditioning). Say "
-                    "what you see; words of quality do not help. An empty prompt works.",
+                    tooltip="The prompt, from CLIP Text Encode or HYPIR Conditioning. Describe "
+                    "what the image shows; quality words do not help. An empty prompt works.",
                 ),
                 io.Latent.Input("samples", tooltip="From HYPIR Encode."),
                 *timestep_inputs(),
@@ -65,11 +65,15 @@ class HYPIRSampler(io.ComfyNode):
             node_id="HYPIRSampler",
             display_name="HYPIR Sampler",
             category=CATEGORY,
-            description="The same one step as SAMPLER and SIGMAS for SamplerCustomAdvanced, for "
-            "guiders (CFG) and other nodes of your own. Noise inputs have no effect.",
+            description="The step of HYPIR Restore as SAMPLER and SIGMAS for "
+            "SamplerCustomAdvanced, for use with guiders, CFG and other custom nodes. Noise "
+            "inputs have no effect.",
             search_aliases=["restore", "hypir", "custom sampler"],
             inputs=[
-                io.Model.Input("model", tooltip="From Load HYPIR LoRA; the guider's model too."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model from Load HYPIR LoRA. Connect the same model to the guider.",
+                ),
                 *timestep_inputs(),
                 *tile_inputs(),
                 tile_batch_input(),
@@ -104,12 +108,14 @@ class HYPIRConditioning(io.ComfyNode):
             node_id="HYPIRConditioning",
             display_name="HYPIR Conditioning",
             category=CATEGORY,
-            description="A prompt, and how rich the texture shall be. Without a CLIP the prompt "
-            "must be empty.",
+            description="The prompt and the texture richness of the result. Without a CLIP the "
+            "prompt must be empty.",
             search_aliases=["restore", "hypir", "prompt", "texture", "sharpness"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="From Load HYPIR LoRA: its weights know the texture."
+                    "model",
+                    tooltip="The model from Load HYPIR LoRA, whose weights contain the "
+                    "texture condition.",
                 ),
                 io.Clip.Input("clip", optional=True, tooltip="The CLIP of the base model."),
                 io.String.Input(
@@ -117,7 +123,7 @@ class HYPIRConditioning(io.ComfyNode):
                     default="",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="What is in the picture. Words of quality do not help.",
+                    tooltip="What the image shows. Quality words do not help.",
                 ),
                 io.DynamicCombo.Input(
                     "texture",
@@ -129,8 +135,8 @@ class HYPIRConditioning(io.ComfyNode):
                             [
                                 io.Image.Input(
                                     "image",
-                                    tooltip="A clean example, at the size of the result; not the "
-                                    "degraded input, whose noise or blur would be measured.",
+                                    tooltip="A clean example at the size of the result. Do not use "
+                                    "the degraded input: the node would measure its noise or blur.",
                                 ),
                                 io.Float.Input(
                                     "offset",
@@ -138,7 +144,7 @@ class HYPIRConditioning(io.ComfyNode):
                                     min=-1.0,
                                     max=1.0,
                                     step=0.01,
-                                    tooltip="Added to the measured richness.",
+                                    tooltip="Added to the richness measured on the example.",
                                 ),
                             ],
                         ),
@@ -148,13 +154,14 @@ class HYPIRConditioning(io.ComfyNode):
                                 io.Mask.Input(
                                     "mask",
                                     tooltip="Richness per pixel, 0 to 1, at the size of the "
-                                    "result; every tile follows its part.",
+                                    "result. Every tile uses the mean of its part.",
                                 )
                             ],
                         ),
                     ],
-                    tooltip="off: the weights decide. set: one value. match: as rich as a clean "
-                    "example. map: painted. Needs weights trained with texture.",
+                    tooltip="off: the weights decide. set: one value for the image. match: the "
+                    "richness of a clean example. map: a painted mask. All but off need weights "
+                    "trained with texture.",
                 ),
             ],
             outputs=[io.Conditioning.Output()],
@@ -172,6 +179,7 @@ def _richness_input() -> io.Input:
         min=0.0,
         max=1.0,
         step=0.01,
-        tooltip="Texture richness of the result. Photographs at 512 px lie at 0.75 to 0.82 (sky "
-        "0.4, grass 0.95), the same enlarged 2x at about 0.5. Every 1/6 doubles the fine contrast.",
+        tooltip="Texture richness of the result. Typical photographs at 512 px have 0.75 to 0.82 "
+        "(sky 0.4, grass 0.95); the same photographs enlarged 2x have about 0.5. Every 1/6 "
+        "doubles the contrast of fine detail.",
     )

@@ -21,24 +21,27 @@ class HYPIRMeasureTexture(io.ComfyNode):
             node_id="HYPIRMeasureTexture",
             display_name="HYPIR Measure Texture",
             category=CATEGORY,
-            description="How rich the texture of a clean picture is, as a number and as a map. Not "
-            "for the degraded input: its noise or blur would be measured instead.",
+            description="Measures the texture richness of a clean image, as a number and as a map. "
+            "Do not use it on the degraded input: it would measure noise or blur.",
             search_aliases=["sharpness", "laplacian", "hypir"],
             inputs=[
                 io.Image.Input(
                     "image",
-                    tooltip="A clean picture at the size of the result. Typical values at 512 px: "
-                    "0.75 to 0.82, sky 0.4, grass 0.95; the same picture enlarged 2x reads 0.3 "
-                    "less. Noise alone reads 0.9.",
+                    tooltip="A clean image at the size of the result. Typical values at 512 px: "
+                    "0.75 to 0.82, sky 0.4, grass 0.95. The same image enlarged 2x measures 0.3 "
+                    "less. A noisy image measures about 0.9.",
                 ),
                 io.Mask.Input(
-                    "mask", optional=True, tooltip="Measures only where the mask is; same size."
+                    "mask",
+                    optional=True,
+                    tooltip="Only the masked part is measured. It must have the size of the image.",
                 ),
             ],
             outputs=[
                 io.Float.Output(
                     display_name="richness",
-                    tooltip="log2(deviation of the Laplacian / 0.005) / 6, the mean over a batch.",
+                    tooltip="log2(standard deviation of the Laplacian / 0.005) / 6, averaged over "
+                    "the batch.",
                 ),
                 io.Mask.Output(
                     display_name="map", tooltip="Richness around each pixel, clipped to 0..1."
@@ -63,14 +66,14 @@ class HYPIRMatchTexture(io.ComfyNode):
             node_id="HYPIRMatchTexture",
             display_name="HYPIR Match Texture",
             category=CATEGORY,
-            description="Scales the restored detail until the picture's texture richness is the "
-            "one asked for. Works with any weights.",
+            description="Scales the restored detail until the image has the requested texture "
+            "richness. Works with any weights.",
             search_aliases=["sharpness", "detail", "hypir"],
             inputs=[
-                io.Image.Input("image", tooltip="The restored picture, from HYPIR Decode."),
+                io.Image.Input("image", tooltip="The restored image from HYPIR Decode."),
                 io.Image.Input(
                     "source",
-                    tooltip="The enlarged input: what it shows already is left alone, only the "
+                    tooltip="The enlarged input. What it already shows stays unchanged; only the "
                     "restored detail is scaled.",
                 ),
                 io.Float.Input(
@@ -79,9 +82,9 @@ class HYPIRMatchTexture(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="The richness to reach, as HYPIR Measure Texture reads it. Natural "
-                    "photographs: 0.75 to 0.82 at 512 px, about 0.5 at 1024 px; smooth skin and "
-                    "sky lower. Every 1/6 doubles the fine contrast.",
+                    tooltip="The richness to reach, as measured by HYPIR Measure Texture. Natural "
+                    "photographs: 0.75 to 0.82 at 512 px, about 0.5 at 1024 px; lower for smooth "
+                    "skin and sky. Every 1/6 doubles the contrast of fine detail.",
                 ),
             ],
             outputs=[io.Image.Output()],

@@ -41,6 +41,8 @@ def test_the_archive_holds_the_pack_and_nothing_else(archive, tree):
     assert {"nodes", "hypir", "workflows", "subgraphs", "web", "locales"} <= tops
     for suffix in (".pth", ".ckpt", ".pyc"):
         assert not [name for name in archive if name.endswith(suffix)]
+    others = ("tests", "tools", "pages", "experiments")  # and writers of pages
+    assert not [name for name in archive if {*name.split("/")[:-1]} & {*others}]
     weights = [name for name in archive if name.endswith(".safetensors")]
     assert all(name.startswith("models/") for name in weights)
     assert (tree / "node.zip").stat().st_size < SMALL_PACK

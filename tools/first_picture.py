@@ -15,10 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.get_host import get_host
-from tools.page import PATIENCE_MS, Page, browser, opened
-from tools.server import PACK, running
-from tools.template_parts import PHOTO
+from tools.host.frontend import PATIENCE_MS, Page, browser, opened
+from tools.host.get_host import get_host
+from tools.host.server import PACK, running
+from tools.workflows.parts import PHOTO
 
 TEMPLATE = "START_here"
 PREVIEWS = "app.graph.nodes.some(n => n.type === 'SaveImage' && n.imgs?.length)"

@@ -1,4 +1,4 @@
-"""The commands `train`, `caption`, `evaluate`, `experiments` and `plot` of `python -m hypir`."""
+"""The commands `train`, `caption`, `evaluate` and `plot` of `python -m hypir`."""
 
 import argparse
 import dataclasses
@@ -85,19 +85,6 @@ def run_evaluate(options: argparse.Namespace) -> None:
         print(f"not measured   {line}")  # noqa: T201
 
 
-def run_experiments(options: argparse.Namespace) -> None:
-    """`experiments`."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    from .experiments.page import run_experiments
-    from .experiments.trials import Lab
-
-    seeds = tuple(range(options.seeds))
-    lab = Lab(options.model, options.out, options.steps, seeds)
-    only = [name for name in options.only.split(",") if name]
-    run_experiments(lab, options.page, only)
-    print(f"wrote {options.page}")  # noqa: T201
-
-
 def run_plot(options: argparse.Namespace) -> None:
     """`plot`."""
     from .plot import plot
@@ -119,15 +106,6 @@ def add_others(commands) -> None:
     evaluate.add_argument("--csv", type=Path, help="write every picture's values here")
     evaluate.add_argument("--lpips-backbone", default="", help="state dict of torchvision's vgg16")
     evaluate.set_defaults(run=run_evaluate)
-
-    trials = commands.add_parser("experiments", help="test the paper's claims on the small model")
-    trials.add_argument("--model", type=Path, default=Path("models"), help="its folder")
-    trials.add_argument("--out", type=Path, default=Path("runs/experiments"), help="for results")
-    trials.add_argument("--page", type=Path, default=Path("docs/experiments.md"))
-    trials.add_argument("--only", default="", metavar="NAME,...", help="of the experiments")
-    trials.add_argument("--steps", type=int, default=150, help="of every training (default: 150)")
-    trials.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
-    trials.set_defaults(run=run_experiments)
 
     plot = commands.add_parser("plot", help="draw the curves of a training run")
     plot.add_argument("run_folder", type=Path)

@@ -7,7 +7,6 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from hypir.one_step import flow_input_scale
 from hypir.weights import HypirWeights, read_weights, save_weights
 
 from .generator import Generator, TextureToken
@@ -40,10 +39,7 @@ def make_generator(base: Base, recipe: Recipe) -> Generator:
     prior = base.prior
     timestep = recipe.timestep if recipe.timestep >= 0 else prior.timestep
     coefficient = recipe.coefficient_timestep if recipe.coefficient_timestep >= 0 else timestep
-    scale = recipe.input_scale
-    if scale < 0:
-        flow = prior.prediction == "flow"
-        scale = flow_input_scale(prior.level(timestep).sigma) if flow else 1.0
+    scale = recipe.input_scale if recipe.input_scale >= 0 else prior.input_scale_at(timestep)
     token = TextureToken(base.text.token_width, recipe.seed) if recipe.texture else None
     return Generator(prior, base.network, timestep, coefficient, scale, token)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hypir.noise import standard_normal
-from hypir.one_step import OneStep, predict_x0, restore_tile
+from hypir.one_step import OneStep, restore_tile
 from hypir.priors import Prior
 from hypir.texture import embed_richness, init_texture_mlp
 
@@ -83,7 +83,7 @@ class Generator(nn.Module):
         def predict(x_t: Tensor) -> Tensor:
             output = call_network(self.prior, self.network, x_t, t, condition, self.conditions)
             step = self.one_step
-            return predict_x0(step.prediction, x_t, output.to(x_t.dtype), step.model_level)
+            return step.prediction.x0(x_t, output.to(x_t.dtype), step.model_level)
 
         return restore_tile(z, predict, self.one_step)
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypir.noise import standard_normal
-from hypir.one_step import flow_input_scale
+from hypir.predictions import FLOW
 from hypir.weight_files import write_tensors
 
 from .architectures import ARCHITECTURES, Condition
@@ -53,7 +53,7 @@ class PriorStage:
     def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
         self._recipe, self._accelerator = recipe, accelerator
         base = base or load_base(recipe)
-        if base.prior.prediction != "flow":
+        if base.prior.prediction is not FLOW:
             raise ValueError(
                 f"the prior stage trains by flow matching, not {base.prior.title}; leave it out of "
                 f"--stages"
@@ -89,11 +89,11 @@ class PriorStage:
         level = prior.level(told if told >= 0 else prior.timestep)
         with self._accelerator.autocast(), self.ema.applied():
             condition = self._text.encode(batch.captions, batch.target.device)
-            scale = flow_input_scale(level.sigma)
+            scale = FLOW.input_scale(level)
             x_t = scale * self._encoder(batch.degraded).float()
             s = torch.full((len(x_t),), level.sigma, device=x_t.device)
-            x0 = x_t - level.sigma * self.flow(x_t, s, condition.tokens, condition.pooled).float()
-            return decode(self._vae, prior, x0).float()
+            velocity = self.flow(x_t, s, condition.tokens, condition.pooled).float()
+            return decode(self._vae, prior, FLOW.x0(x_t, velocity, level)).float()
 
     def export(self, folder: Path) -> list[Path]:
         """The averaged network under diffusers' names, which the host recognises."""

@@ -4,26 +4,20 @@ import logging
 from dataclasses import dataclass, field
 
 import comfy.lora
-import comfy.model_base
-import comfy.model_sampling
-import comfy.supported_models
 import comfy.utils
 import torch
 
 from ...hypir.image import count_not_finite
-from ...hypir.priors import PRIORS, Prior
+from ...hypir.priors import Prior
 from ...hypir.tiling import TileCost
 from ...hypir.weights import HypirWeights, check_shapes, read_weights
+from .architectures import TextWidths, detect
 from .files import load_with_host
 
 log = logging.getLogger(__name__)
 
 ATTACHMENT = "hypir"
 """Key under which a patched MODEL carries its settings; survives clones and further LoRAs."""
-
-
-NUM_SIZES, SIZE_WIDTH = 6, 256
-"""SDXL's vector holds the pooled text and an embedding of six sizes."""
 
 
 @dataclass(frozen=True)
@@ -40,34 +34,9 @@ class Settings:
     conditions: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class TextWidths:
-    """Widths of the text inputs of a MODEL: the prior's, unless it is a small model."""
-
-    token: int
-    pooled: int
-    """0 = the model takes no pooled vector."""
-
-
 def detect_prior(model) -> Prior:
-    """The prior of a MODEL, from its architecture, prediction type and latent format.
-
-    Raises:
-        ValueError: if HYPIR has no prior like it.
-    """
-    base = model.model
-    prediction = _prediction(model.get_model_object("model_sampling"))
-    for prior in PRIORS.values():
-        if (
-            _is_architecture(base, prior.name)
-            and prediction == prior.prediction
-            and _has_latent_format(base, prior)
-        ):
-            return prior
-    raise ValueError(
-        f"HYPIR works on {'; '.join(p.title for p in PRIORS.values())}, but this model is "
-        f"{_model_name(base)} with {prediction or 'another'} prediction; load one of those"
-    )
+    """The prior of a MODEL (ValueError if HYPIR has none like it)."""
+    return detect(model)[1]
 
 
 def check_latent(latent: torch.Tensor, prior: Prior) -> None:
@@ -85,29 +54,16 @@ def check_latent(latent: torch.Tensor, prior: Prior) -> None:
         )
 
 
-def tile_cost(model, prior: Prior) -> TileCost:
-    """What the step costs on this MODEL: its prior's, within its own table of positions.
-
-    SD3's networks have such a table, (side, side) patches; a tile beyond it fails in the host.
-    """
-    network = model.model.diffusion_model
-    side = getattr(network, "pos_embed_max_size", None)
-    if side is None:
-        return prior.tile
-    return prior.tile.bounded(side * network.x_embedder.patch_size[0])
+def tile_cost(model) -> TileCost:
+    """What the step costs on this MODEL: its prior's, within what its network can take."""
+    architecture, prior = detect(model)
+    longest = architecture.longest_tile(model.model)
+    return prior.tile if longest is None else prior.tile.bounded(longest)
 
 
 def text_widths(model) -> TextWidths:
     """Widths of the token and of the pooled vector that a MODEL takes."""
-    config = model.model.model_config.unet_config
-    prior = detect_prior(model).name
-    if prior == "flux":
-        return TextWidths(config["context_in_dim"], config["vec_in_dim"])
-    if prior == "sd3":
-        embedder = config["context_embedder_config"]["params"]
-        return TextWidths(embedder["in_features"], config["adm_in_channels"])
-    pooled = config["adm_in_channels"] - NUM_SIZES * SIZE_WIDTH if prior == "sdxl" else 0
-    return TextWidths(config["context_dim"], pooled)
+    return detect(model)[0].text_widths(model.model)
 
 
 def settings_of(model) -> Settings:
@@ -212,53 +168,3 @@ def _patches(weights: HypirWeights, targets: dict[str, object]) -> dict:
         tensors[f"{names[module]}.lora_down.weight"] = down
     key_map = {names[module]: target for module, target in targets.items()}
     return comfy.lora.load_lora(tensors, key_map, log_missing=False)
-
-
-def _is_architecture(base, name: str) -> bool:
-    kind = type(base)
-    config = base.model_config.unet_config
-    if name in ("sd2", "sd2-v"):
-        return (
-            kind is comfy.model_base.BaseModel
-            and isinstance(base.model_config, comfy.supported_models.SD20)
-            and config.get("adm_in_channels") is None
-            and config.get("in_channels") == 4
-        )
-    if name == "sdxl":
-        return kind is comfy.model_base.SDXL and config.get("in_channels") == 4
-    if name == "sd3":
-        return kind is comfy.model_base.SD3
-    return (
-        kind is comfy.model_base.Flux
-        and isinstance(base.model_config, comfy.supported_models.Flux)
-        and config.get("in_channels") == 16
-    )
-
-
-def _prediction(sampling) -> str | None:
-    """eps, v or flow; None for the host's other kinds, several of which inherit from these."""
-    kinds = comfy.model_sampling
-    others = ("EDM", "X0", "IMG_TO_IMG_FLOW")  # the last one is missing in older hosts
-    if isinstance(sampling, tuple(getattr(kinds, o) for o in others if hasattr(kinds, o))):
-        return None
-    if isinstance(sampling, kinds.V_PREDICTION):
-        return "v"
-    if isinstance(sampling, kinds.EPS):
-        return "eps"
-    if isinstance(sampling, kinds.CONST):
-        return "flow"
-    return None
-
-
-def _has_latent_format(base, prior: Prior) -> bool:
-    latent = base.latent_format
-    return (
-        latent.latent_channels == prior.latent_channels
-        and latent.latent_dimensions == 2
-        and abs(latent.scale_factor - prior.latent_scale) < 1e-6
-        and abs(getattr(latent, "shift_factor", 0.0) - prior.latent_shift) < 1e-6
-    )
-
-
-def _model_name(base) -> str:
-    return f"{type(base.model_config).__name__} ({type(base).__name__})"

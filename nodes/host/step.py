@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ...hypir.image import resize
 from ...hypir.noise import latent_mask
-from ...hypir.one_step import OneStep, flow_input_scale, restore_latent
+from ...hypir.one_step import OneStep, restore_latent
 from ...hypir.priors import Prior
 from ...hypir.tiling import CELL_PX, Tile, TileCost, TilePlan, plan_tiles
+from .architectures import host_sigma
 from .conditions import (
     are_spatial,
     check_conditions,
@@ -50,16 +51,8 @@ def make_step(settings: Settings, timestep: int = -1, coefficient_timestep: int 
 def _input_scale(settings: Settings, timestep: int) -> float:
     """k at a timestep: follows the level where the weights' k is the formula's, else stays."""
     prior, k = settings.prior, settings.input_scale
-    if prior.prediction != "flow" or timestep not in prior.timesteps:
-        return k
-    trained = flow_input_scale(prior.level(settings.timestep).sigma)
-    return flow_input_scale(prior.level(timestep).sigma) if isclose(k, trained, rel_tol=1e-3) else k
-
-
-def host_sigma(prior: Prior, step: OneStep) -> float:
-    """The model level as the host counts it: noise / signal for diffusion, s itself for flow."""
-    level = step.model_level
-    return level.sigma if prior.prediction == "flow" else level.sigma / level.alpha
+    follows = isclose(k, prior.input_scale_at(settings.timestep), rel_tol=1e-3)
+    return prior.input_scale_at(timestep) if follows and timestep in prior.timesteps else k
 
 
 class OneStepSampler(comfy.samplers.Sampler):
@@ -99,7 +92,7 @@ class OneStepSampler(comfy.samplers.Sampler):
         """
         z = latent_image
         _check_latent(z, self.prior)
-        _check_sigmas(sigmas, host_sigma(self.prior, self.step))
+        _check_sigmas(sigmas, host_sigma(self.step))
         patcher = guider.model_patcher
         _check_guider(patcher, self.settings)
         conditions = guider.conds
@@ -156,7 +149,7 @@ class OneStepSampler(comfy.samplers.Sampler):
     def _denoise(self, guider, x_t: Tensor, extra_args: dict) -> Tensor:
         """x0 at the model level. The host scales what it is given before the network sees it, by
         a factor linear in the tensor: undone here, so that the network sees x_t itself."""
-        sigma = torch.full((x_t.shape[0],), host_sigma(self.prior, self.step), device=x_t.device)
+        sigma = torch.full((x_t.shape[0],), host_sigma(self.step), device=x_t.device)
         sampling = guider.inner_model.model_sampling
         factor = sampling.calculate_input(sigma[:1], torch.ones(1, 1, 1, 1, device=x_t.device))
         return guider(x_t / factor, sigma, **extra_args)
@@ -173,10 +166,10 @@ def make_sampler(
     """SAMPLER and SIGMAS of the one step on this MODEL."""
     settings = settings_of(model)
     step = make_step(settings, timestep, coefficient_timestep)
-    cost = tile_cost(model, settings.prior)
+    cost = tile_cost(model)
     plan_tiles(1, 1, cost, tile, overlap)  # says now what is wrong with the tiles
     sampler = OneStepSampler(settings, step, cost, tile, overlap, tile_batch)
-    return sampler, torch.tensor([host_sigma(settings.prior, step), 0.0])
+    return sampler, torch.tensor([host_sigma(step), 0.0])
 
 
 def restore(

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser
 
-from tools.get_host import get_host
-from tools.page import WORKFLOWS, Page, browser, opened
-from tools.server import Server, running
-from tools.stand_in import CHECKPOINT, LORA, write_stand_in
-from tools.template_parts import PHOTO
+from tools.host.frontend import WORKFLOWS, Page, browser, opened
+from tools.host.get_host import get_host
+from tools.host.server import Server, running
+from tools.models.stand_in import CHECKPOINT, LORA, write_stand_in
+from tools.workflows.parts import PHOTO
 
 PICTURES = Path(__file__).parents[2] / ".nox" / "screenshots"
 

@@ -8,7 +8,7 @@ import pytest
 from comfy_cli.workflow_to_api import convert_ui_to_api
 
 from tools.first_picture import find_template
-from tools.page import WORKFLOWS
+from tools.host.frontend import WORKFLOWS
 
 START = "START_here"
 TEMPLATES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))

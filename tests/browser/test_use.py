@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.page import RUN_SECONDS, opened
-from tools.server import wait_until
+from tools.host.frontend import RUN_SECONDS, opened
+from tools.host.server import wait_until
 
 HELP = Path(__file__).parents[2] / "web" / "docs"
 BLUEPRINT = "HYPIR Restore Image"

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tools.stand_in import Views
-from tools.stand_in_vae import vae_weights
+from tools.models.stand_in import Views
+from tools.models.stand_in_vae import vae_weights
 
 WIDTH = 320  # model channels by which the host knows the UNet classes
 HIDDEN = 128  # of the small transformers

@@ -9,9 +9,9 @@ import torch
 
 from hypir.texture import measure_richness
 from hypir.weights import read_weights
-from tools.control_graphs import Lab, Setting, distance, right_difference, spread
-from tools.server import HostError
-from tools.stand_in import write_lora
+from tools.host.server import HostError
+from tools.models.stand_in import write_lora
+from tools.pages.control_graphs import Lab, Setting, distance, right_difference, spread
 
 pytestmark = pytest.mark.http
 

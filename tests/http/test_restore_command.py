@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tools.restore import NOTICE, build_prompt, find, insert_encoder
+from tools.commands.restore import NOTICE, build_prompt, find, insert_encoder
 
 pytestmark = pytest.mark.http
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "restore.py"
+SCRIPT = Path(__file__).parents[2] / "tools" / "commands" / "restore.py"
 
 
 def restore(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tools.server import HostError, Interrupted, wait_until
-from tools.stand_in import lora_metadata
-from tools.stand_in_vae import LATENT_SCALE
+from tools.host.server import HostError, Interrupted, wait_until
+from tools.models.stand_in import lora_metadata
+from tools.models.stand_in_vae import LATENT_SCALE
 
 pytestmark = pytest.mark.http
 
@@ -30,7 +30,7 @@ def alpha_bar(t: int) -> float:
 
 
 def closed_form(photo: np.ndarray) -> np.ndarray:
-    """What the stand-in with eps = 0 must give, in float64: see tools/stand_in_vae.py.
+    """What the stand-in with eps = 0 must give, in float64: see tools/models/stand_in_vae.py.
 
     Returns:
         (H, W, 3) in [0, 1].

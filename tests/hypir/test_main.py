@@ -95,3 +95,9 @@ def test_inspect_describes_an_encoder_as_one(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "HYPIR encoder" in lines[0] and lines[1].endswith("TAESD")
     assert lines[2].endswith(" 16")
+
+
+def test_the_experiments_say_where_they_went(capsys):
+    assert main(["experiments", "--only", "noise"]) == 1
+    error = capsys.readouterr().err
+    assert "`nox -s experiments`" in error and error.count("\n") == 1

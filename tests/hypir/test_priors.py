@@ -14,7 +14,7 @@ from diffusers import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-from hypir.one_step import NoiseLevel, flow_level
+from hypir.predictions import FLOW, NoiseLevel, flow_level
 from hypir.priors import FLUX, PRIORS, SD2, SD2_V, SD3, SDXL, VAE_COST, Z_IMAGE
 from hypir.tiling import LADDER
 
@@ -40,12 +40,12 @@ def test_the_default_levels_are_equal_in_signal_to_noise(prior):
 @every_prior
 def test_the_default_input_scale_is_one_or_the_flow_states_deviation(prior):
     k = 1 / (sqrt(ALPHA_BAR_200) + sqrt(1 - ALPHA_BAR_200))
-    assert prior.input_scale == pytest.approx(k if prior.prediction == "flow" else 1, rel=2e-3)
+    assert prior.input_scale == pytest.approx(k if prior.prediction is FLOW else 1, rel=2e-3)
 
 
 def test_the_step_takes_both_levels_and_the_scale():
     step = SD3.step(364, 250, 0.7)
-    assert (step.prediction, step.input_scale) == ("flow", 0.7)
+    assert (step.prediction, step.input_scale) == (FLOW, 0.7)
     assert (step.model_level, step.coefficient_level) == (flow_level(364), flow_level(250))
     assert SD2_V.step(0, 999, 1.0).model_level == SD2_V.level(0)
     assert isinstance(SDXL.step(200, 200, 1.0).model_level, NoiseLevel)
@@ -53,7 +53,7 @@ def test_the_step_takes_both_levels_and_the_scale():
 
 @every_prior
 def test_a_step_outside_the_schedule_is_refused_by_the_inputs_name(prior):
-    least = 1 if prior.prediction == "flow" else 0
+    least = 1 if prior.prediction is FLOW else 0
     for t in (least - 1, 1000):
         sentence = f"^timestep must be between {least} and 999 for .*, got {t}; use -1"
         with pytest.raises(ValueError, match=sentence):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tools.get_host import get_host
+from tools.host.get_host import get_host
 
 from . import small_models
 

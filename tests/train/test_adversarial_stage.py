@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hypir.one_step import flow_input_scale
+from hypir.predictions import flow_input_scale
 from hypir.priors import PRIORS
 from hypir.train.adversarial_stage import AdversarialStage
 from hypir.train.data import Feed

@@ -152,7 +152,7 @@ def test_one_step_is_the_formula_of_its_prior(prior):
         "eps": (z - (1 - bar) ** 0.5 * output) / bar**0.5,
         "v": bar**0.5 * z - (1 - bar) ** 0.5 * output,
         "flow": ((1 - s) ** 2 + s**2) ** 0.5 * z - s * output,
-    }[base.prior.prediction]
+    }[base.prior.prediction.name]
     assert torch.allclose(x0, expected, atol=1e-5)
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from hypir.priors import Prior
 
-
 Told = Mapping[str, float]
 """What a prior is told beside text and timestep, by name."""
 

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from hypir.predictions import EPS, V
 from hypir.priors import SD2, SD2_V, Prior
 from hypir.public_file import TARGETS
 
 from .architecture import Architecture, Condition, Told
 
-_PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
+_PREDICTIONS = {"epsilon": EPS, "v_prediction": V}
 
 
 class StableDiffusion(Architecture):
@@ -35,7 +36,7 @@ class StableDiffusion(Architecture):
             for prior in self.priors
             if config.addition_embed_type == self.addition
             and config.cross_attention_dim == prior.token_width
-            and prediction == prior.prediction
+            and prior.prediction is prediction
         )
         return next(found, None)
 

@@ -1,0 +1,57 @@
+"""How the host counts noise for each kind of prediction."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import comfy.model_sampling as kinds
+
+from ....hypir.one_step import OneStep
+from ....hypir.predictions import EPS, FLOW, NoiseLevel, Prediction, V
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """One of the host's kinds of model sampling."""
+
+    prediction: Prediction
+    kind: type
+    """The class that the host mixes into a MODEL's `model_sampling`."""
+    sigma: Callable[[NoiseLevel], float]
+    """A noise level as the host counts it."""
+
+
+def _noise_to_signal(level: NoiseLevel) -> float:
+    return level.sigma / level.alpha
+
+
+def _noise_level(level: NoiseLevel) -> float:
+    return level.sigma
+
+
+# The host's v inherits from its eps, so it comes first.
+SAMPLINGS = (
+    Sampling(V, kinds.V_PREDICTION, _noise_to_signal),
+    Sampling(EPS, kinds.EPS, _noise_to_signal),
+    Sampling(FLOW, kinds.CONST, _noise_level),
+)
+
+# Other kinds that inherit from these; the last one is missing in older hosts.
+_OTHERS = tuple(
+    getattr(kinds, name) for name in ("EDM", "X0", "IMG_TO_IMG_FLOW") if hasattr(kinds, name)
+)
+
+
+def prediction_of(model_sampling) -> Prediction | None:
+    """What a MODEL's network predicts; None for the host's other kinds."""
+    if isinstance(model_sampling, _OTHERS):
+        return None
+    return next((s.prediction for s in SAMPLINGS if isinstance(model_sampling, s.kind)), None)
+
+
+def host_sigma(step: OneStep) -> float:
+    """The model level of a step as the host counts it.
+
+    Never through the host's own `sigma(t)`, which a shift moves.
+    """
+    level = step.model_level
+    return next(s.sigma(level) for s in SAMPLINGS if s.prediction is step.prediction)

@@ -1,0 +1,1 @@
+"""What `nox -s restore` and `nox -s ui` do."""

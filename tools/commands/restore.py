@@ -1,0 +1,328 @@
+"""Restore a photo with ComfyUI and this pack, from the command line.
+
+    nox -s restore -- photo.jpg restored.png [--checkpoint F --lora F] [--scale 2] [--prompt TEXT]
+
+Starts the host without a page, runs workflows/START_here.json with the small model of this pack, or
+workflows/restore_photo.json with the weights that are named, through its HTTP API, and writes the
+picture in the format that the output's name says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from PIL import Image, ImageOps
+
+from tools.host.get_host import get_host
+from tools.host.server import HostError, Progress, Prompt, Server, running
+
+ROOT = Path(__file__).resolve().parents[2]
+START = ROOT / "workflows" / "START_here.json"
+WORKFLOW = ROOT / "workflows" / "restore_photo.json"
+NOTICE = "This is the small model of the pack; name real weights with --checkpoint and --lora."
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF"}
+FORMATS |= {".tiff": "TIFF", ".bmp": "BMP"}
+WRITE = {  # as near to lossless as the format is meant to be used
+    "PNG": {"compress_level": 4},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95, "method": 4},
+    "TIFF": {"compression": "tiff_adobe_deflate"},
+    "BMP": {},
+}
+LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383}  # what the formats can hold
+MOVING = ("GIF", "PNG", "WEBP")  # others hold a preview or a thumbnail beside the picture
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
+UNREADABLE += (Image.DecompressionBombError,)
+SCALES = (0.01, 8.0)  # of the host's Upscale Image By
+BAR_CELLS = 24
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one sentence instead of a usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(f"{message}; `{self.prog} --help` lists what can be given")
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = Parser(
+        prog="nox -s restore --",
+        description="Restore a photo with HYPIR in a headless ComfyUI.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("input", type=Path, metavar="photo", help="the picture to restore")
+    parser.add_argument("output", type=Path, metavar="restored", help="the picture to write")
+    parser.add_argument("--checkpoint", type=Path, help="SD2.1-base as one file")
+    parser.add_argument("--lora", type=Path, help="HYPIR weights (.pth or .safetensors)")
+    parser.add_argument("--encoder", type=Path, help="a trained VAE encoder, for HYPIR Encode only")
+    parser.add_argument(
+        "--scale", type=float, default=2.0, help="output side / input side (default: 2)"
+    )
+    parser.add_argument("--prompt", default="", help="what the photo shows (default: empty)")
+    parser.add_argument(
+        "--seed", type=int, help="draw the latent with it (default: take the encoder's mean)"
+    )
+    return parser.parse_args(arguments)
+
+
+# ----------------------------------------------------------------- checks before the host starts
+
+
+def check_paths(arguments: argparse.Namespace) -> None:
+    """Everything about the arguments that can be known without a host.
+
+    Raises:
+        ValueError: with one sentence that says what to change.
+    """
+    source, target = arguments.input, arguments.output
+    if not source.is_file():
+        raise ValueError(f"the photo {source} does not exist; check its path")
+    if target.suffix.lower() not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise ValueError(f"the output's name must end in one of {known}, got {target.name}")
+    if not target.resolve().parent.is_dir():
+        raise ValueError(f"the output's folder {target.resolve().parent} does not exist; make it")
+    if target.is_dir():
+        raise ValueError(f"the output must be a file, but {target} is a folder")
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"the output would overwrite the photo {source}; give it another name")
+    for option in ("checkpoint", "lora", "encoder"):
+        file = getattr(arguments, option)
+        if file is not None and not file.is_file():
+            raise ValueError(f"the file of --{option}, {file}, does not exist; check its path")
+    if (arguments.checkpoint is None) != (arguments.lora is None):
+        raise ValueError(
+            "--checkpoint and --lora belong together: give both for real weights, or neither "
+            "for the small model of the pack"
+        )
+    if arguments.encoder is not None and arguments.checkpoint is None:
+        raise ValueError("--encoder needs --checkpoint and --lora: the small model has its own")
+    if arguments.prompt and arguments.checkpoint is None:
+        raise ValueError(
+            "--prompt needs --checkpoint and --lora: the small model of the pack takes no text"
+        )
+    if not SCALES[0] <= arguments.scale <= SCALES[1]:
+        raise ValueError(f"--scale must be from {SCALES[0]} to {SCALES[1]}, got {arguments.scale}")
+    if arguments.seed is not None and arguments.checkpoint is None:
+        raise ValueError(
+            "--seed needs --checkpoint and --lora: the small model's encoder draws nothing"
+        )
+    if arguments.seed is not None and not 0 <= arguments.seed < 2**64:
+        raise ValueError(f"--seed must be from 0 to 2^64 - 1, got {arguments.seed}")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """What the result takes from the photo beside its colours."""
+
+    size: tuple[int, int]
+    """Width and height as seen, after the camera's orientation."""
+    alpha: Image.Image | None
+    """Transparency, which Load Image drops from the picture."""
+    icc_profile: bytes | None
+    """Meaning of the colours, which Load Image passes on unchanged."""
+
+
+def read_photo(file: Path, scale: float, format_: str) -> Photo:
+    """Check that the photo can be opened and that its result fits the output's format.
+
+    Raises:
+        ValueError: with one sentence that says which of the two does not hold.
+    """
+    try:
+        with Image.open(file) as picture:
+            frames = getattr(picture, "n_frames", 1) if picture.format in MOVING else 1
+            seen = ImageOps.exif_transpose(picture)
+            seen.load()
+    except UNREADABLE as error:
+        raise ValueError(f"{file} must be a whole picture that can be opened ({error})") from None
+    if frames > 1:
+        raise ValueError(
+            f"{file} must be one picture, but it has {frames}; save the one that is meant by itself"
+        )
+    width, height = (round(side * scale) for side in seen.size)
+    if not width or not height:
+        raise ValueError(f"{file} at --scale {scale} would have no pixels; raise the scale")
+    longest = LONGEST_SIDE.get(format_)
+    if longest and max(width, height) > longest:
+        raise ValueError(
+            f"{format_} holds at most {longest} px a side, the result has {width}x{height}; "
+            "let the output's name end in .png"
+        )
+    transparent = "A" in seen.getbands() or "transparency" in seen.info
+    return Photo(
+        size=seen.size,
+        alpha=seen.convert("RGBA").getchannel("A") if transparent else None,
+        icc_profile=seen.info.get("icc_profile") if seen.mode in ("RGB", "RGBA") else None,
+    )
+
+
+# -------------------------------------------------------------------------------------- the graph
+
+
+def build_prompt(server: Server, workflow: Path = WORKFLOW) -> Prompt:
+    """The saved workflow in the form that the host's API takes."""
+    from comfy_cli.workflow_to_api import convert_ui_to_api
+
+    graph = json.loads(workflow.read_text(encoding="utf-8"))
+    known = server.object_info()
+    missing = {node["type"] for node in graph["nodes"]} - {"MarkdownNote"} - set(known)
+    if missing:
+        raise server.failure(f"the host has no {', '.join(sorted(missing))}")
+    return convert_ui_to_api(graph, known)
+
+
+def find(prompt: Prompt, class_type: str) -> str:
+    """Id of the only node of a class."""
+    (node,) = (name for name, node in prompt.items() if node["class_type"] == class_type)
+    return node
+
+
+def set_input(prompt: Prompt, class_type: str, **values: Any) -> None:
+    prompt[find(prompt, class_type)]["inputs"].update(values)
+
+
+def insert_encoder(prompt: Prompt, encoder_name: str) -> None:
+    """Give HYPIR Encode, and it alone, a VAE with the trained encoder."""
+    inputs = prompt[find(prompt, "HYPIREncode")]["inputs"]
+    prompt["encoder"] = {
+        "class_type": "HYPIRLoadEncoder",
+        "inputs": {"vae": inputs["vae"], "encoder_name": encoder_name},
+    }
+    inputs["vae"] = ["encoder", 0]
+
+
+def own_models(arguments: argparse.Namespace) -> dict[str, list[Path]]:
+    """The user's files by the host's model folder."""
+    if arguments.checkpoint is None:
+        return {}
+    models = {"checkpoints": [arguments.checkpoint], "loras": [arguments.lora]}
+    return models | ({"vae": [arguments.encoder]} if arguments.encoder is not None else {})
+
+
+def fill_in(server: Server, arguments: argparse.Namespace) -> Prompt:
+    """The graph for the photo, the weights and the settings that were named."""
+    own = arguments.checkpoint is not None
+    prompt = build_prompt(server, WORKFLOW if own else START)
+    del prompt[find(prompt, "ImageCompare")]  # for the eyes on a page
+    set_input(prompt, "LoadImage", image=server.upload_image(arguments.input))
+    set_input(prompt, "ImageScaleBy", scale_by=arguments.scale)
+    if arguments.seed is not None:
+        set_input(prompt, "HYPIREncode", posterior="sample", seed=arguments.seed)
+    if own:
+        set_input(prompt, "CheckpointLoaderSimple", ckpt_name=arguments.checkpoint.name)
+        set_input(prompt, "HYPIRLoadLora", lora_name=arguments.lora.name)
+        set_input(prompt, "CLIPTextEncode", text=arguments.prompt)
+    if arguments.encoder is not None:
+        insert_encoder(prompt, arguments.encoder.name)
+    return prompt
+
+
+# ------------------------------------------------------------------------------------- the picture
+
+
+def write_picture(saved: Path, target: Path, photo: Photo) -> None:
+    """Write the host's PNG under the user's name, whole or not at all."""
+    format_ = FORMATS[target.suffix.lower()]
+    options = dict(WRITE[format_])
+    if photo.icc_profile is not None and format_ != "BMP":
+        options["icc_profile"] = photo.icc_profile
+    with Image.open(saved) as picture:
+        result = picture.convert("RGB")
+    if photo.alpha is not None and format_ not in ("JPEG", "BMP"):
+        result.putalpha(photo.alpha.resize(result.size, Image.Resampling.LANCZOS))
+    unfinished = target.with_name(f".{target.name}.part")
+    try:
+        result.save(unfinished, format_, **options)
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+class Bar:
+    """Progress on one line of a terminal; a line per stage where there is none."""
+
+    def __init__(self, titles: dict[str, str]) -> None:
+        self.titles = titles
+        self.live = sys.stdout.isatty()
+        self.stage = ""
+
+    def __call__(self, progress: Progress) -> None:
+        title = self.titles.get(progress.node, progress.node)
+        if title != self.stage:
+            self._write("\n" if self.live and self.stage else "")
+            self._write("" if self.live else f"{title}\n")
+            self.stage = title
+        if self.live and progress.total:
+            filled = BAR_CELLS * progress.done // progress.total
+            cells = "#" * filled + "." * (BAR_CELLS - filled)
+            self._write(f"\r{title:26} [{cells}] {progress.done}/{progress.total} tiles")
+        elif self.live:
+            self._write(f"\r{title}")
+
+    def close(self) -> None:
+        self._write("\n" if self.live and self.stage else "")
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def titles(server: Server, prompt: Prompt) -> dict[str, str]:
+    known = server.object_info()
+    return {name: known[node["class_type"]]["display_name"] for name, node in prompt.items()}
+
+
+# -------------------------------------------------------------------------------------------- main
+
+
+def restore(arguments: argparse.Namespace) -> None:
+    check_paths(arguments)
+    format_ = FORMATS[arguments.output.suffix.lower()]
+    photo = read_photo(arguments.input, arguments.scale, format_)
+    host = get_host()
+    before, after = _sizes(photo, arguments.scale)
+    _say(f"Restoring {before} px to {after} px. Starting ComfyUI ...")
+    with running(host, models=own_models(arguments)) as server:
+        prompt = fill_in(server, arguments)
+        bar = Bar(titles(server, prompt))
+        try:
+            (saved,) = server.run(prompt, bar)
+        finally:
+            bar.close()
+        write_picture(saved, arguments.output, photo)
+    with Image.open(arguments.output) as result:
+        size = "x".join(map(str, result.size))
+    _say(f"Wrote {arguments.output}, {size} px, from {'x'.join(map(str, photo.size))} px.")
+    if arguments.checkpoint is None:
+        _say(NOTICE)
+
+
+def _sizes(photo: Photo, scale: float) -> tuple[str, str]:
+    return tuple("x".join(str(round(side * s)) for side in photo.size) for s in (1, scale))
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    try:
+        restore(parse_arguments(sys.argv[1:]))
+    except (ValueError, HostError, OSError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("stopped; nothing was written")
+
+
+if __name__ == "__main__":
+    main()

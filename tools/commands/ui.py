@@ -1,0 +1,42 @@
+"""Open the host's page with this pack: `nox -s ui`. Ctrl-C ends it.
+
+What is saved there stays in .nox/ui; weights put into its models folder are found.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from tools.host.get_host import get_host
+from tools.host.server import HostError, running
+from tools.workflows.parts import PHOTO
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = ROOT / ".nox" / "ui"
+HOW = """
+Open {url} - Ctrl-C ends it.
+Templates > hypir > START_here runs at once, on the small model of the pack.
+For real weights: {models}/checkpoints and {models}/loras.
+"""
+
+
+def main() -> None:
+    try:
+        host = get_host()
+        inputs = BASE / "input"
+        inputs.mkdir(parents=True, exist_ok=True)
+        shutil.copy(host / "input" / PHOTO, inputs)  # as in every ComfyUI
+        with running(host, base=BASE, echo=True) as server:
+            sys.stdout.write(HOW.format(url=server.url, models=BASE / "models"))
+            sys.stdout.flush()
+            server.process.wait()
+    except KeyboardInterrupt:
+        sys.stdout.write("stopped\n")
+    except (ValueError, HostError, OSError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

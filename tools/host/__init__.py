@@ -1,0 +1,1 @@
+"""Getting and running ComfyUI, and its page in Chromium."""

@@ -1,0 +1,1 @@
+"""The files of the small model in models/, and stand-ins for real weights."""

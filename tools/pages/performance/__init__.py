@@ -1,0 +1,1 @@
+"""Work, time, memory and seams, measured: `nox -s bench`."""

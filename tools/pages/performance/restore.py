@@ -1,0 +1,229 @@
+"""`nox -s bench -- restore`: work, wall clock and memory of restoring a picture."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hypir.tiling import CELL_PX
+from tools.host.get_host import get_host
+from tools.pages.performance import clock, host, live_bytes, memory, models, report, work
+
+log = logging.getLogger(__name__)
+
+SIZES = (512, 1024, 2048, 4096, 6144)
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def main(options: list[str]) -> None:
+    parser = argparse.ArgumentParser("nox -s bench -- restore", description=__doc__)
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", default=[512, 1024], help="timed, in px; 0 to 6144"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of the timed models")
+    parser.add_argument("--only", choices=("work", "clock", "memory"), nargs="*")
+    options = parser.parse_args(options)
+    chosen = options.only or ("work", "clock", "memory")
+    if "work" in chosen:
+        publish("work", work_section())
+    if {"clock", "memory"} & set(chosen):
+        pack = host.start(get_host())
+        if "memory" in chosen:
+            publish("memory", memory_section(pack))
+        if "clock" in chosen:
+            clocked = run_clock(pack, sorted(options.sizes), options.dtype)
+            publish("clock", clock_section(clocked))
+
+
+def publish(name: str, text: str) -> None:
+    log.info("%s\n", text)
+    report.write(name, text)
+
+
+def work_section() -> str:
+    rows, plans = [], []
+    for px in SIZES:
+        cells = px // CELL_PX
+        ours, limit = work.work_of_plan(cells), work.work_of_limit(cells)
+        reference = work.work_of_reference(cells)
+        rows.append(
+            (
+                f"{px} px",
+                *(f"{v:.1f}" for v in (ours.encode, ours.step, ours.decode, ours.total)),
+                f"{limit.total:.1f}",
+                f"{reference.total:.1f}",
+                f"{ours.total / limit.total:.2f}",
+                f"{reference.total / ours.total:.2f}",
+            )
+        )
+        plans.append((f"{px} px", *(plan.describe() for plan in work.plans(cells))))
+    head = ("result", "encode", "step", "decode", "ours", "limit", "reference")
+    counted = [
+        (stage, f"{w * CELL_PX}x{h * CELL_PX} px", f"{c:.3f}", f"{f:.3f}", f"{f / c - 1:+.2%}")
+        for stage, h, w, f, c in work.constants_against_count()
+    ]
+    return "\n\n".join(
+        [
+            "TFLOP of one picture, counted on meta (torch.utils.flop_counter on the full-size "
+            "models, one call per shape of tile times the number of tiles). Blending and colour "
+            "transfer, far below a per cent, are not counted.",
+            report.table((*head, "ours / limit", "reference / ours"), rows),
+            "The plans:",
+            report.table(("result", "autoencoder", "network"), plans),
+            "The planner's cost constants (hypir/priors.py) against the count, TFLOP per tile:",
+            report.table(("stage", "tile", "counted", "constants", "difference"), counted),
+        ]
+    )
+
+
+def memory_section(pack: host.Host) -> str:
+    model, vae = host.small_models(memory.DTYPE)
+    stand_ins = memory.StandIns()
+    memory.put_in(stand_ins, model, vae)
+    limit = memory.peak_of_limit().total / memory.MIB
+    rows, peaks = [], {}
+    for px in SIZES:
+        ours = memory.peak_of_plan(pack, model, vae, stand_ins, px)
+        reference = memory.peak_of_reference(stand_ins, px)
+        peaks[px] = ours.total
+        rows.append(
+            (
+                f"{px} px",
+                *(f"{v / memory.MIB:.0f}" for v in (ours.encode, ours.step, ours.decode)),
+                f"{ours.total / memory.MIB:.0f}",
+                f"{limit:.0f}",
+                f"{reference.total / memory.MIB:.0f}",
+                f"{ours.total / limit / memory.MIB:.2f}",
+                f"{reference.total / ours.total:.2f}",
+                f"{ours.total / peaks[1024]:.2f}" if px >= 1024 else "",
+            )
+        )
+        log.info("memory: %s", rows[-1])
+    head = ("result", "encode", "step", "decode", "ours", "limit", "reference plan")
+    head += ("ours / limit", "reference / ours", "ours / ours at 1024 px")
+    return "\n\n".join(
+        [
+            "Highest sum of live tensors in MiB, beyond the weights, the input and the final "
+            "image, networks in 16 bit. The pack's own nodes run on pictures of the real size; "
+            "where they call a network, the activations of that call are counted on meta, with "
+            "fused attention. Scratch space inside kernels is not seen. On a GPU the activations "
+            "lie in its memory and the blended pictures in the computer's. The limit here is one "
+            "512 px tile alone: larger tiles spend memory to save work.",
+            report.table(head, rows),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Clocked:
+    """What the wall clock said."""
+
+    dtype: str
+    ours: dict[int, clock.Times]
+    """By size in px."""
+    theirs: dict[int, clock.Times]
+    """The reference plan's."""
+    merge: float
+    """Seconds for loading the models and merging the LoRA."""
+    live: float
+    """MiB of live tensors at the peak of the real run at 512 px, beyond the final image."""
+    expected: float
+    """The same as the memory table counts it."""
+
+
+def run_clock(pack: host.Host, sizes: list[int], dtype: str) -> Clocked:
+    kind, device = DTYPES[dtype], "cuda" if torch.cuda.is_available() else "cpu"
+    lora = models.random_lora(kind)
+    model = host.make_model(models.make_unet("cpu", kind).state_dict(), kind)
+    vae = host.make_vae(models.make_vae("cpu", kind).state_dict(), kind)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "lora.pth"
+        torch.save(lora, file)
+        patch = pack.pack("nodes.host.model").load_lora
+        model = patch(model, str(file), file.name, 1.0)
+    gc.collect()
+    watch = clock.watch_pack(model, vae)
+    first = watch.run(clock.graph_of_pack(pack, model, vae, 64))
+    ours = {}
+    for px in sizes:
+        ours[px] = watch.run(clock.graph_of_pack(pack, model, vae, px))
+        log.info("%d px: %s", px, ours[px])
+    tracked, graph = live_bytes.LiveBytes(), clock.graph_of_pack(pack, model, vae, 512)
+    with tracked:
+        watch.run(graph)
+    del graph
+    del model, vae, watch
+    pack.pack("nodes.host.memory").comfy.model_management.unload_all_models()
+    gc.collect()
+    reference = clock.Reference(kind, lora, device)
+    theirs = {}
+    reference.graph(512)()  # warm, as ours is
+    for px in (px for px in sizes if px <= 2048):
+        theirs[px] = reference.watch.run(reference.graph(px))
+        log.info("reference %d px: %s", px, theirs[px])
+    return Clocked(
+        dtype,
+        ours,
+        theirs,
+        merge=first.total - first.in_models,
+        live=(tracked.peak - 512 * 512 * 3 * 4) / memory.MIB,
+        expected=memory.peak_of_limit().total / memory.MIB,
+    )
+
+
+def clock_section(clocked: Clocked) -> str:
+    ours, theirs = clocked.ours, clocked.theirs
+    return "\n\n".join(
+        [
+            f"{report.machine()}, {clocked.dtype}. Seconds for the three nodes Encode, Restore and "
+            "Decode (wavelet colours) in the host, LoRA merged, models loaded, against the sum of "
+            "the calls of the UNet and the autoencoder in the same run. The reference plan runs on "
+            "diffusers and peft. Other programs may have run at the same time: total / model calls "
+            "compares within one run, and the last two ratios are of CPU time, which that disturbs "
+            "less. The limit is the 512 px run times the number of 512 px tiles.",
+            report.table(_CLOCK_HEAD, [_clock_row(px, ours, theirs) for px in SIZES]),
+            f"Once per loaded model: {clocked.merge:.1f} s for loading and merging the LoRA (257 "
+            "modules, rank 256).",
+            f"Check of the memory table: live tensors of the real run at 512 px, {clocked.live:.0f}"
+            f" MiB; counted on meta for the networks alone, {clocked.expected:.0f} MiB.",
+            _unmeasured(),
+        ]
+    )
+
+
+_CLOCK_HEAD = ("result", "encode", "step", "decode", "total", "total / model calls")
+_CLOCK_HEAD += ("reference plan", "CPU time", "ours / limit", "reference / ours")
+
+
+def _clock_row(px: int, ours: dict[int, clock.Times], theirs: dict[int, clock.Times]) -> tuple:
+    missing = "not run here"
+    if px not in ours:
+        return (f"{px} px", *[missing] * (len(_CLOCK_HEAD) - 1))
+    own, other = ours[px], theirs.get(px)
+    limit = ours[512].cpu * (px / 512) ** 2 if 512 in ours else None
+    return (
+        f"{px} px",
+        *(f"{own.models[stage]:.1f}" for stage in clock.STAGES),
+        f"{own.total:.1f}",
+        f"{own.overhead:.3f}",
+        f"{other.total:.1f}" if other else missing,
+        f"{own.cpu:.1f}",
+        f"{own.cpu / limit:.2f}" if limit else missing,
+        f"{other.cpu / own.cpu:.2f}" if other else missing,
+    )
+
+
+def _unmeasured() -> str:
+    if torch.cuda.is_available():
+        return "Measured on the GPU named above."
+    return (
+        "Not measured here: any GPU (fp16 and bf16 there, transfers between the computer's memory "
+        "and the GPU's, dynamic VRAM). `nox -s bench -- --dtype fp16 "
+        "--sizes 512 1024 2048 4096 6144` runs the same on one."
+    )

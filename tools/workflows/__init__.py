@@ -1,0 +1,1 @@
+"""Writes the templates of workflows/, the blueprint, and their pictures."""
