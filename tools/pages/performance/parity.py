@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hypir.priors import SD2
 from tools.host.get_host import get_host
+from tools.pages.markdown import table
 from tools.pages.performance import clock, host, models, report
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def main(options: list[str]) -> None:
             f"rank-256 LoRA on the 257 modules of the public file, float32, {report.machine()}, "
             f"one {PX} px tile: encode, step at t = {SD2.timestep}, decode before clamping. "
             f"Target: at most {TARGET:.0e} on latents.",
-            report.table(("result", "largest error", "standard deviation"), rows),
+            table(("result", "largest error", "standard deviation"), rows),
             f"The LoRA changes the network's output by {change:.2f} standard deviations (root mean "
             "square).",
         ]

@@ -13,6 +13,7 @@ import torch
 
 from hypir.tiling import CELL_PX
 from tools.host.get_host import get_host
+from tools.pages.markdown import table
 from tools.pages.performance import clock, host, live_bytes, memory, models, report, work
 
 log = logging.getLogger(__name__)
@@ -73,12 +74,12 @@ def work_section() -> str:
             "TFLOP for one image, counted on the meta device (torch.utils.flop_counter on the "
             "full-size models: one call per tile shape, multiplied by the number of tiles). "
             "Blending and colour transfer are not counted; they are far below 1 %.",
-            report.table((*head, "ours / limit", "reference / ours"), rows),
+            table((*head, "ours / limit", "reference / ours"), rows),
             "Tiles of each plan:",
-            report.table(("result", "autoencoder", "network"), plans),
+            table(("result", "autoencoder", "network"), plans),
             "The planner's cost constants (hypir/priors.py) compared with the count, in TFLOP per "
             "tile:",
-            report.table(("stage", "tile", "counted", "constants", "difference"), counted),
+            table(("stage", "tile", "counted", "constants", "difference"), counted),
         ]
     )
 
@@ -116,7 +117,7 @@ def memory_section(pack: host.Host) -> str:
             "fused attention. Workspace inside kernels is not counted. On a GPU, the activations "
             "are in GPU memory and the blended images in main memory. The limit here is a single "
             "512 px tile: larger tiles use more memory to save computation.",
-            report.table(head, rows),
+            table(head, rows),
         ]
     )
 
@@ -189,7 +190,7 @@ def clock_section(clocked: Clocked) -> str:
             "same time. The ratio total / model calls compares within one run, and the last two "
             "ratios use CPU time, which other programs disturb less. The limit is the time of the "
             "512 px run multiplied by the number of 512 px tiles.",
-            report.table(_CLOCK_HEAD, [_clock_row(px, ours, theirs) for px in SIZES]),
+            table(_CLOCK_HEAD, [_clock_row(px, ours, theirs) for px in SIZES]),
             f"Loading and merging the LoRA (257 modules, rank 256) takes {clocked.merge:.1f} s "
             "once per loaded model.",
             f"Check of the memory table: the real run at 512 px has {clocked.live:.0f} MiB of live "

@@ -7,6 +7,7 @@ import os
 import statistics
 
 from hypir.train.recipes import Recipe
+from tools.pages.markdown import table
 from tools.pages.performance import report
 from tools.pages.performance.step_budget import PARTS, Budget, Run, make_budget
 
@@ -48,16 +49,16 @@ def page(results: dict, load: float, asked: argparse.Namespace) -> str:
         "The ratios divide the time of the loop by the time of the plain step: for the loop as it "
         "is; with batches prepared in advance, as for the plain step; and the same in CPU seconds "
         "of the process, which other programs disturb least.",
-        report.table(SPEED, speeds),
+        table(SPEED, speeds),
         "Peak of live tensors in one step (activations, gradients, the batch), without the state "
         "that is kept between steps, and that state: weights, optimizers, averages. On tiny the "
         "encoder stage has nothing to checkpoint.",
-        report.table(MEMORY, memory),
+        table(MEMORY, memory),
         "The overhead of a step: everything except forward, backward, clipping and optimizer, as "
         "shares of the mean step. The log line, the gradient norms per loss and the checkpoint "
         f"come every 10, 100 and 500 steps and count in proportion. Target: at most {TARGET:.0%} "
         "in total.",
-        report.table(("stage", "checkpointing", "total", "without data", *PARTS.values()), shares),
+        table(("stage", "checkpointing", "total", "without data", *PARTS.values()), shares),
         verdict(budgets, ready),
     ]
     return "\n\n".join(part for part in parts if part)
