@@ -10,10 +10,12 @@ import torch
 from hypir.encoder import fingerprint
 from hypir.priors import PRIORS
 from hypir.train.adversarial_stage import AdversarialStage
-from hypir.train.generator import Encoder, Generator, decode, pack, shifted_positions, unpack
+from hypir.train.architectures.flux import pack, unpack
+from hypir.train.architectures.sd3 import shifted_table
+from hypir.train.architectures.tiny import tiny_vae
+from hypir.train.generator import Encoder, Generator, decode
 from hypir.train.loop import run_stage
 from hypir.train.models import load_base, load_vae_part, save_autoencoder, small_base
-from hypir.train.small_models import tiny_vae
 
 CPU = torch.device("cpu")
 
@@ -158,7 +160,7 @@ def test_shifted_positions_move_the_middle_of_the_table_and_put_it_back():
     network = small_base("sd3").network
     embed = network.pos_embed
     before = embed.cropped_pos_embed(8, 8).reshape(4, 4, -1).clone()
-    with shifted_positions(network, 0, 1):
+    with shifted_table(network, 0, 1):
         moved = embed.cropped_pos_embed(8, 8).reshape(4, 4, -1)
         assert torch.equal(moved[:, 1:], before[:, :-1])
     assert torch.equal(embed.cropped_pos_embed(8, 8).reshape(4, 4, -1), before)

@@ -7,9 +7,9 @@ from statistics import fmean
 
 import torch
 
+from hypir.train.architectures.tiny import tiny_network
 from hypir.train.recipes import Phase, tiny
 from hypir.train.run import make_accelerator, train
-from hypir.train.small_models import tiny_network
 from hypir.weight_files import write_tensors
 
 from .finding import FAILS, HOLDS, UNDECIDED, Finding, Panel, all_of, by_comparison, clearly_above
