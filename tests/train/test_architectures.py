@@ -18,6 +18,7 @@ from hypir.train.export import add_lora
 from hypir.train.generator import Generator, TextureToken, call_network
 from hypir.train.loop import trainable
 from hypir.train.models import empty_models, small_base
+from hypir.train.run import train
 
 CPU = torch.device("cpu")
 S = 0.364
@@ -234,6 +235,12 @@ def test_the_richness_token_is_one_more_token_behind_the_caption(name):
             generator(z, condition.tokens, condition.pooled, richness),
             generator(z, by_hand, condition.pooled),
         )
+
+
+def test_only_a_table_of_positions_can_be_shifted(make_recipe, accelerator):
+    assert [name for name, entry in ARCHITECTURES.items() if entry.position_table] == ["sd3"]
+    with pytest.raises(ValueError, match=r"table of positions, which FLUX.1 .* does not have"):
+        train(make_recipe("flux", random_positions=True), accelerator)
 
 
 @every_prior
