@@ -15,8 +15,8 @@ from diffusers import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from hypir.predictions import FLOW, NoiseLevel, flow_level
-from hypir.priors import FLUX, PRIORS, SD2, SD2_V, SD3, SDXL, VAE_COST, Z_IMAGE
-from hypir.tiling import LADDER
+from hypir.priors import FLUX, PRIORS, SD2, SD2_V, SD3, SDXL, Z_IMAGE
+from hypir.tiling import LADDER, VAE_COST
 
 every_prior = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
 ALPHA_BAR_200 = 0.7537  # alphas_cumprod[200] of the SD scheduler

@@ -12,6 +12,7 @@ import torch
 from hypir.priors import PRIORS, SD2
 from hypir.texture import GAIN_BOUNDS
 from tools.host.server import HostError
+from tools.pages.contact_sheet import Row
 from tools.pages.control_graphs import (
     DEGRADE_SEED,
     Lab,
@@ -33,8 +34,6 @@ AT_A_BOUND = 0.002  # two searches that end at one bound of the gain differ by l
 MASK_KEEPS = 2e-6  # what HYPIR Restore promises of a latent where the mask is 0
 EQUAL_WITHIN = 0.01  # of all priors' default signal-to-noise ratios
 AMPLIFY = 8  # of differences, to make small ones visible
-
-Row = list[tuple[np.ndarray, str]]  # pictures and what stands under them
 
 
 @dataclass

@@ -10,14 +10,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tools import WORKFLOWS
+from tools.commands.command_line import run
 from tools.host.get_host import get_host
-from tools.host.server import HostError, running
+from tools.host.server import running
 from tools.workflows import blueprint, notes, parts
 from tools.workflows.graph import Graph, Model, Schemas, as_text
 from tools.workflows.parts import Restoration
-
-ROOT = Path(__file__).resolve().parents[2]
-WORKFLOWS = ROOT / "workflows"
 
 
 def start_here(graph: Graph) -> None:
@@ -313,16 +312,13 @@ def files(schemas: Schemas) -> dict[Path, str]:
     return written | {blueprint.FILE: blueprint.build(schemas)}
 
 
-def main() -> None:
-    try:
-        with running(get_host()) as server:
-            schemas = server.object_info()
-    except (ValueError, HostError, OSError) as error:
-        sys.exit(str(error))
+def write() -> None:
+    with running(get_host()) as server:
+        schemas = server.object_info()
     for file, text in files(schemas).items():
         file.write_text(text, encoding="utf-8")
         sys.stdout.write(f"{file}\n")
 
 
 if __name__ == "__main__":
-    main()
+    run(write)

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tools.pages.markdown import table
+
 from . import starts, sweeps, training
 from .finding import NEAR, Finding, Panel
 from .trials import LORA, Lab
@@ -120,8 +122,7 @@ def write_page(lab: Lab, page: Path, found: Sequence[Finding]) -> None:
     weights = lab.weights()
     parts = [OPENING.format(**sizes, weights=weights, summary=summary).strip()]
     for finding in found:
-        if finding.panels:  # those of the first versions were not kept, their pictures were
-            draw(finding, pictures / f"{finding.name}.png")
+        draw(finding, pictures / f"{finding.name}.png")
         parts.append(section(finding, page.stem, weights))
     parts.append("Written by `nox -s experiments`; do not edit by hand.")
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -129,15 +130,13 @@ def write_page(lab: Lab, page: Path, found: Sequence[Finding]) -> None:
 
 def section(finding: Finding, folder: str, weights: str) -> str:
     """One experiment as Markdown, and that it is of other weights than `weights` if it is."""
-    rule = ["---"] + ["--:"] * (len(finding.head) - 1)
-    lines = [finding.head, rule, *finding.rows]
     parts = [
         f"## {finding.title}",
         f"*{finding.claim}*",
         finding.method
         if finding.weights == weights
         else f"{finding.method} {EARLIER.format(finding.weights)}",
-        "\n".join(f"| {' | '.join(line)} |" for line in lines),
+        table(finding.head, finding.rows),
     ]
     parts.append(f"![{finding.title}]({folder}/{finding.name}.png)")
     parts.append(f"**{finding.verdict[0].upper()}{finding.verdict[1:]}**: {finding.because}.")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hypir.priors import SD2
 from tools.host.get_host import get_host
+from tools.pages.markdown import table
 from tools.pages.performance import clock, host, models, report
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def main(options: list[str]) -> None:
             f"LoRA on the public file's 257 modules, float32, {report.machine()}, one {PX} px "
             f"tile: encode, step at t = {SD2.timestep}, decode before clamping. Aim: at most "
             f"{TARGET:.0e} on latents.",
-            report.table(("result", "largest error", "standard deviation"), rows),
+            table(("result", "largest error", "standard deviation"), rows),
             f"The LoRA changes what the network returns by {change:.2f} standard "
             "deviations (root mean square).",
         ]

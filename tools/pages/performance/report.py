@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "performance.md"
+from tools import ROOT
+
+PAGE = ROOT / "docs" / "performance.md"
 INTRODUCTION = """# Performance
 
 Written by `nox -s bench` (and `-- seams`, `-- parity`, `-- train`); do not edit by hand. All
@@ -28,13 +29,6 @@ SECTIONS = {
     "parity": ("Parity with diffusers and peft", "parity"),
     "train": ("Training", "train"),
 }
-
-
-def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """A markdown table; the first column left, the others right."""
-    lines = ["| " + " | ".join(map(str, head)) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
 
 
 def machine() -> str:

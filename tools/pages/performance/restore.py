@@ -13,6 +13,7 @@ import torch
 
 from hypir.tiling import CELL_PX
 from tools.host.get_host import get_host
+from tools.pages.markdown import table
 from tools.pages.performance import clock, host, live_bytes, memory, models, report, work
 
 log = logging.getLogger(__name__)
@@ -73,11 +74,11 @@ def work_section() -> str:
             "TFLOP of one picture, counted on meta (torch.utils.flop_counter on the full-size "
             "models, one call per shape of tile times the number of tiles). Blending and colour "
             "transfer, far below a per cent, are not counted.",
-            report.table((*head, "ours / limit", "reference / ours"), rows),
+            table((*head, "ours / limit", "reference / ours"), rows),
             "The plans:",
-            report.table(("result", "autoencoder", "network"), plans),
+            table(("result", "autoencoder", "network"), plans),
             "The planner's cost constants (hypir/priors.py) against the count, TFLOP per tile:",
-            report.table(("stage", "tile", "counted", "constants", "difference"), counted),
+            table(("stage", "tile", "counted", "constants", "difference"), counted),
         ]
     )
 
@@ -115,7 +116,7 @@ def memory_section(pack: host.Host) -> str:
             "fused attention. Scratch space inside kernels is not seen. On a GPU the activations "
             "lie in its memory and the blended pictures in the computer's. The limit here is one "
             "512 px tile alone: larger tiles spend memory to save work.",
-            report.table(head, rows),
+            table(head, rows),
         ]
     )
 
@@ -187,7 +188,7 @@ def clock_section(clocked: Clocked) -> str:
             "diffusers and peft. Other programs may have run at the same time: total / model calls "
             "compares within one run, and the last two ratios are of CPU time, which that disturbs "
             "less. The limit is the 512 px run times the number of 512 px tiles.",
-            report.table(_CLOCK_HEAD, [_clock_row(px, ours, theirs) for px in SIZES]),
+            table(_CLOCK_HEAD, [_clock_row(px, ours, theirs) for px in SIZES]),
             f"Once per loaded model: {clocked.merge:.1f} s for loading and merging the LoRA (257 "
             "modules, rank 256).",
             f"Check of the memory table: live tensors of the real run at 512 px, {clocked.live:.0f}"

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from hypir.color import transfer_color
-from hypir.priors import SD2, VAE_COST
-from hypir.tiling import CELL_PX, Axis, Tile, TilePlan, run_tiles
+from hypir.priors import SD2
+from hypir.tiling import CELL_PX, VAE_COST, Axis, Tile, TilePlan, run_tiles
+from tools.pages.markdown import table
 from tools.pages.performance import models, report
 
 log = logging.getLogger(__name__)
@@ -239,7 +240,7 @@ def section(found: list[Found]) -> str:
             size = f"{overlap} latents, " if stage == "step" else ""
             rows.append((f"{size}{overlap * CELL_PX} px{mark}", *(f"{v:.3f}" for v in mean)))
         head = ("overlap", "band", "worst line", "worst line elsewhere", "difference")
-        parts += [f"### {stage.capitalize()}", report.table(head, rows)]
+        parts += [f"### {stage.capitalize()}", table(head, rows)]
     head = ("cells from the edge", *DEPTHS, "deeper")
     rows = [
         (stage, *(f"{v:.3f}" for v in torch.tensor([f.depths[stage] for f in found]).mean(0)))
@@ -251,6 +252,6 @@ def section(found: list[Found]) -> str:
         "deviations, by the distance from the edge beyond which the picture goes on. What is left "
         "deep inside comes from what a tile sees as a whole (norms, attention), and no overlap "
         "removes it.",
-        report.table(head, rows),
+        table(head, rows),
     ]
     return "\n\n".join(parts)

@@ -7,6 +7,7 @@ import os
 import statistics
 
 from hypir.train.recipes import Recipe
+from tools.pages.markdown import table
 from tools.pages.performance import report
 from tools.pages.performance.step_budget import PARTS, Budget, Run, make_budget
 
@@ -48,15 +49,15 @@ def page(results: dict, load: float, asked: argparse.Namespace) -> str:
         "Ratios are times of the loop by times of the plain step: as it is, with batches that lie "
         "ready as the plain step has them, and the latter in CPU seconds of the process, which "
         "other programs disturb least.",
-        report.table(SPEED, speeds),
+        table(SPEED, speeds),
         "Peak of live tensors in one step beyond what stays (activations, gradients, the batch), "
         "and what stays: weights, optimizers, averages. On tiny the encoder stage has nothing to "
         "checkpoint.",
-        report.table(MEMORY, memory),
+        table(MEMORY, memory),
         f"Where a step's time goes beside forward, backward, clipping and optimizer: shares of the "
         f"mean step, the log line, gradient norms per loss and the checkpoint with their share "
         f"(every 10, 100 and 500 steps). Aim: at most {TARGET:.0%} in all.",
-        report.table(("stage", "checkpointing", "all", "without data", *PARTS.values()), shares),
+        table(("stage", "checkpointing", "all", "without data", *PARTS.values()), shares),
         verdict(budgets, ready),
     ]
     return "\n\n".join(part for part in parts if part)
