@@ -1,4 +1,4 @@
-"""Colour transfer as a node of its own."""
+"""Colour transfer as a separate node."""
 
 from comfy_api.latest import io
 
