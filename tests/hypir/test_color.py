@@ -117,7 +117,7 @@ def test_an_unknown_method_and_a_wrong_count_are_refused():
     image = random_image(2, 4, 4, 3)
     with pytest.raises(ValueError, match="one of wavelet, adain, got 'lab'"):
         transfer_color(image, image, "lab")
-    with pytest.raises(ValueError, match=r"as many as there are results \(2\), got 3"):
+    with pytest.raises(ValueError, match=r"one per result \(2\), got 3"):
         transfer_color(image, random_image(3, 4, 4, 3))
 
 

@@ -174,7 +174,9 @@ def test_a_flat_map_is_the_same_as_one_value_for_all(run, textured, latent):
 @pytest.mark.parametrize("choice", ["set", "match", "map"])
 def test_weights_without_texture_name_the_node_that_does_it(run, sd2, photo, choice):
     texture = {"texture": choice, "richness": 0.5, "image": photo, "offset": 0.0, "mask": photo}
-    with pytest.raises(ValueError, match=r"not trained with texture richness .* HYPIR Match Texture"):
+    with pytest.raises(
+        ValueError, match=r"not trained with texture richness .* HYPIR Match Texture"
+    ):
         run("HYPIRConditioning", sd2, texture=texture)
 
 

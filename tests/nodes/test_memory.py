@@ -139,7 +139,9 @@ def test_out_of_memory_of_several_tiles_takes_the_same_tiles_one_by_one(
 def test_out_of_memory_at_the_smallest_tiles_says_what_was_needed(run, sd2, prompt, latent):
     starved = sd2.clone()
     starved.set_model_unet_function_wrapper(failing_above(0, []))
-    with pytest.raises(RuntimeError, match=r"smallest tiles .* needs about .* GiB, and .* GiB are free"):
+    with pytest.raises(
+        RuntimeError, match=r"smallest tiles .* needs about .* GiB, and .* GiB are free"
+    ):
         run("HYPIRRestore", starved, prompt, latent)
 
 

@@ -79,8 +79,8 @@ def test_a_tensor_that_is_not_finite(refused):
 
 def test_a_file_that_is_cut_short(refused, host):
     whole = (host.models / "loras" / "good.safetensors").read_bytes()
-    assert "cut short or damaged" in refused(raw=whole[: len(whole) // 2])
-    assert "cut short or damaged" in refused(raw=whole[:100])
+    assert "incomplete or damaged" in refused(raw=whole[: len(whole) // 2])
+    assert "incomplete or damaged" in refused(raw=whole[:100])
 
 
 def test_a_lora_of_another_method(refused, host, sd2, run):
@@ -200,5 +200,5 @@ def test_the_vae_of_another_model_is_named_by_its_channels(run, vae):
 def test_a_reference_batch_that_does_not_fit_is_refused(run, vae, photo):
     latent = {"samples": torch.ones(3, 4, 8, 8)}
     reference = photo[:, :64, :64].expand(2, -1, -1, -1)
-    with pytest.raises(ValueError, match=r"one image or as many as there are results \(3\), got 2"):
+    with pytest.raises(ValueError, match=r"one image, or one per result \(3\), got 2"):
         run("HYPIRDecode", latent, vae, reference)
