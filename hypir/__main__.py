@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .blend import blend
-from .encoder import describe_encoder, is_encoder, read_encoder
-from .weights import HypirWeights, describe, read_weights, save_weights
+from .inspect import describe_file
+from .weights import HypirWeights, read_weights, save_weights
 
 EXPERIMENTS_MOVED = (
     "hypir: the experiments are run by `nox -s experiments` now, in a clone of the repository; "
@@ -73,10 +73,7 @@ def _add_training(commands) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    if is_encoder(options.file):
-        print(describe_encoder(read_encoder(options.file)))  # noqa: T201
-    else:
-        print(describe(read_weights(options.file)))  # noqa: T201
+    print(describe_file(options.file))  # noqa: T201
 
 
 def _convert(options: argparse.Namespace) -> None:

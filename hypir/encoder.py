@@ -127,36 +127,6 @@ def is_encoder(path: str | os.PathLike) -> bool:
         return False
 
 
-def describe_encoder(encoder: EncoderWeights) -> str:
-    """What an encoder file is, for people, one fact a line.
-
-    Raises:
-        ValueError: if its last layer is missing.
-    """
-    tiny = any(key.startswith("taesd_encoder.") for key in encoder.tensors)
-    head = "encoder.conv_out.weight"
-    if tiny:
-        head = f"taesd_encoder.{max(int(key.split('.')[1]) for key in encoder.tensors)}.weight"
-    if head not in encoder.tensors:
-        raise ValueError(
-            f"an encoder must end in {head}, but the file lacks it; get the file again"
-        )
-    latent = encoder.tensors[head].shape[0] // (1 if tiny else 2)  # else mean and log variance
-    dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in encoder.tensors.values()})
-    parameters = sum(v.numel() for v in encoder.tensors.values())
-    return "\n".join(
-        [
-            "kind                  HYPIR encoder (degradation removal)",
-            f"layout                {'TAESD' if tiny else 'AutoencoderKL'}",
-            f"latent channels       {latent}",
-            f"tensors               {len(encoder.tensors)}",
-            f"parameters            {parameters / 1e6:.1f} M, {', '.join(dtypes)}",
-            "checks                encoder tensors only, all finite, its decoder is known; whether "
-            "it fits a VAE is checked when it is loaded",
-        ]
-    )
-
-
 def save_encoder(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
     """Write the encoder of an autoencoder's state dict, with the fingerprint of its decoder.
 

@@ -13,19 +13,6 @@ from .one_step import OneStep
 from .predictions import EPS, FLOW, NoiseLevel, Prediction, V, diffusion_level, flow_level
 from .tiling import TileCost
 
-VAE_COST = TileCost(
-    constant=0.0,
-    linear=8.699e-4,  # encoder 2.643e-4 and decoder 6.056e-4 of the SD autoencoder
-    quadratic=4.095e-9,  # the attention of their middle blocks
-    smallest=64,
-    largest=144,
-    # With random weights the last seam is gone at 64 px (docs/performance.md, Seams).
-    overlap=8,
-    align=4,
-)
-"""Encoder and decoder of every prior share one architecture (SD3's and Flux's differ in the number
-of latent channels only), one cost and so one plan."""
-
 
 @dataclass(frozen=True)
 class Prior:
@@ -194,6 +181,6 @@ Z_IMAGE = Prior(
 )
 
 PRIORS: Mapping[str, Prior] = MappingProxyType(
-    {prior.name: prior for prior in (SD2, SD2_V, SDXL, SD3, FLUX)}
+    {prior.name: prior for prior in (SD2, SD2_V, SDXL, SD3, FLUX, Z_IMAGE)}
 )
 """All priors by the name that weight files carry."""

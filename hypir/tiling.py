@@ -142,6 +142,19 @@ class TileCost:
         return self.constant + self.linear * cells + self.quadratic * cells**2
 
 
+VAE_COST = TileCost(
+    constant=0.0,
+    linear=8.699e-4,  # encoder 2.643e-4 and decoder 6.056e-4 of the SD autoencoder
+    quadratic=4.095e-9,  # the attention of their middle blocks
+    smallest=64,
+    largest=144,
+    # With random weights the last seam is gone at 64 px (docs/performance.md, Seams).
+    overlap=8,
+    align=4,
+)
+"""Of the autoencoder, counted as priors.py says. Encoder and decoder of every prior share one
+architecture (SD3's and Flux's differ in the number of latent channels only), one cost, one plan."""
+
 LADDER = (160, 128, 96, 64, 48, 32)
 """Longest tile side by step, for machines that cannot take the planned tile (1280 to 256 px)."""
 

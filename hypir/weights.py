@@ -1,4 +1,4 @@
-"""HYPIR weight files: read, check, convert, describe.
+"""HYPIR weight files: read, check, convert.
 
 Two layouts are read. The public one holds peft parameter names of a diffusers UNet
 (`<module>.lora_A.default.weight`, alpha = rank). Ours is a .safetensors whose LoRA names the
@@ -32,7 +32,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 PEFT_NAME = re.compile(
     r"(?:base_model\.model\.|unet\.)?(?P<module>.+)\.lora_(?P<part>[AB])(?:\.default)?\.weight"
 )
-NATIVE_NAME = re.compile(r"(?P<module>lora_.+)\.lora_(?P<part>up|down)\.weight")
+NATIVE_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<part>up|down)\.weight")
 
 
 @dataclass(frozen=True)
@@ -122,30 +122,6 @@ def check_shapes(name: str, weights: HypirWeights, shapes: Mapping[str, Shape]) 
             f"another shape, first {first!r} with {weights.shape(first)} where the model has "
             f"{tuple(shapes[first])}; use the base model the weights were trained on"
         )
-
-
-def describe(weights: HypirWeights) -> str:
-    """What a file is, for people, one fact a line."""
-    kind = "public HYPIR weights (peft names)" if weights.source == "public" else "HYPIR weights"
-    parameters = sum(up.numel() + down.numel() for up, down in weights.lora.values())
-    dtypes = sorted({str(up.dtype).removeprefix("torch.") for up, _ in weights.lora.values()})
-    lines = [
-        f"kind                  {kind}",
-        f"prior                 {weights.prior.name}: {weights.prior.title}",
-        f"prediction            {weights.prior.prediction.name}",
-        f"rank                  {weights.rank}",
-        f"modules               {len(weights.lora)} ({2 * len(weights.lora)} tensors)",
-        f"parameters            {parameters / 1e6:.1f} M, {', '.join(dtypes)}",
-        f"timestep              {weights.timestep}",
-        f"coefficient timestep  {weights.coefficient_timestep}",
-        f"input scale           {weights.input_scale:g}",
-        f"texture richness      {'yes' if weights.texture else 'no'}",
-        "checks                all modules there, shapes right, nothing unknown, all finite",
-    ]
-    if weights.conditions:
-        told = ", ".join(f"{k}={v:g}" for k, v in weights.conditions.items())
-        lines.insert(-1, f"conditions            {told}")
-    return "\n".join(lines)
 
 
 def _read_public(name: str, tensors: dict[str, Tensor]) -> HypirWeights:

@@ -8,13 +8,13 @@ presses Run, and says how long each step took. The person's own time is not in i
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tools.commands.command_line import Parser, run
 from tools.host.frontend import PATIENCE_MS, Page, browser, opened
 from tools.host.get_host import get_host
 from tools.host.server import PACK, running
@@ -74,7 +74,7 @@ def measure(folder: Path | None) -> list[tuple[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--screenshots", type=Path)
     folder = parser.parse_args().screenshots
     if folder is not None:
@@ -84,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

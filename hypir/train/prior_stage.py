@@ -8,6 +8,7 @@ token and the zero vector, as the nodes give it without a CLIP.
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,11 @@ from hypir.noise import standard_normal
 from hypir.predictions import FLOW
 from hypir.weight_files import write_tensors
 
+from .architectures import ARCHITECTURES, Condition
 from .data import Batch, derive_seed
-from .generator import call_network, decode, frozen_encoder, shifted_positions
+from .generator import call_network, decode, frozen_encoder
 from .loop import Ema, add_up, make_optimizer, settle, synced, update
-from .models import DTYPES, PRIOR_FILE, Base, Condition, load_base
+from .models import DTYPES, PRIOR_FILE, Base, load_base
 from .recipes import Recipe
 from .sharding import prepare, whole
 
@@ -118,8 +120,7 @@ class PriorStage:
             v = self._f(x_s, s, condition.tokens, condition.pooled)
         return F.mse_loss(v.float(), eps - z)
 
-    def _positions(self, draw: np.random.Generator):
-        network = self.flow.network
-        side = getattr(network.pos_embed, "pos_embed_max_size", 0)
-        shift = draw.integers(0, side, 2).tolist() if self._recipe.random_positions else (0, 0)
-        return shifted_positions(network, *shift)
+    def _positions(self, draw: np.random.Generator) -> AbstractContextManager:
+        if not self._recipe.random_positions:
+            return nullcontext()
+        return ARCHITECTURES[self.prior.name].shifted_positions(self.flow.network, draw)

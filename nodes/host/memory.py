@@ -10,7 +10,7 @@ import torch
 from comfy_execution.utils import get_executing_context
 from PIL import Image
 
-from ...hypir.tiling import CELL_PX, TilePlan, lower_limit
+from ...hypir.tiling import TilePlan, lower_limit
 
 log = logging.getLogger(__name__)
 
@@ -148,8 +148,3 @@ class Progress:
 def describe_plan(stage: str, plan: TilePlan, height: int, width: int) -> None:
     """One line per stage in the log."""
     log.info("HYPIR %s: %dx%d px in %s", stage, width, height, plan.describe())
-
-
-def cells_px(cells: tuple[int, int]) -> tuple[int, int]:
-    """Cells as pixels."""
-    return cells[0] * CELL_PX, cells[1] * CELL_PX

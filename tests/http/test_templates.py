@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tools.commands.restore import build_prompt, find, set_input
 from tools.host.server import Prompt, Server, link, wait_until
 from tools.workflows import blueprint, templates
 from tools.workflows.graph import Output, flat_inputs, widget_values
+from tools.workflows.prompt import build_prompt, find, set_input
 
 from .other_priors import PRIORS, write_prior
 

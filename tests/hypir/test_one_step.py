@@ -9,8 +9,8 @@ from torch.testing import assert_close
 
 from hypir.one_step import OneStep, restore_latent, restore_tile
 from hypir.predictions import EPS, FLOW, NoiseLevel, Prediction, V, diffusion_level, flow_level
-from hypir.priors import SD2, VAE_COST
-from hypir.tiling import plan_tiles
+from hypir.priors import SD2
+from hypir.tiling import VAE_COST, plan_tiles
 
 BETAS = (0.00085, 0.012)  # Stable Diffusion scheduler config
 LEVELS = {EPS: (200, 150), V: (200, 300), FLOW: (364, 250)}

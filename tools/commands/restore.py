@@ -10,12 +10,10 @@ picture in the format that the output's name says.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -23,12 +21,11 @@ import numpy as np
 from PIL import Image
 
 from hypir.train.pictures import in_bytes, open_picture
+from tools.commands.command_line import Parser, run
 from tools.host.get_host import get_host
-from tools.host.server import HostError, Progress, Prompt, Server, running
+from tools.host.server import Progress, Prompt, Server, running
+from tools.workflows.prompt import START, WORKFLOW, build_prompt, find, insert_encoder, set_input
 
-ROOT = Path(__file__).resolve().parents[2]
-START = ROOT / "workflows" / "START_here.json"
-WORKFLOW = ROOT / "workflows" / "restore_photo.json"
 NOTICE = "This is the small model of the pack; name real weights with --checkpoint and --lora."
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF"}
 FORMATS |= {".tiff": "TIFF", ".bmp": "BMP"}
@@ -42,13 +39,6 @@ WRITE = {  # as near to lossless as the format is meant to be used
 LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383}  # what the formats can hold
 SCALES = (0.01, 8.0)  # of the host's Upscale Image By
 BAR_CELLS = 24
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one sentence instead of a usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(f"{message}; `{self.prog} --help` lists what can be given")
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -152,38 +142,6 @@ def read_photo(file: Path, scale: float, format_: str) -> Photo:
 
 
 # -------------------------------------------------------------------------------------- the graph
-
-
-def build_prompt(server: Server, workflow: Path = WORKFLOW) -> Prompt:
-    """The saved workflow in the form that the host's API takes."""
-    from comfy_cli.workflow_to_api import convert_ui_to_api
-
-    graph = json.loads(workflow.read_text(encoding="utf-8"))
-    known = server.object_info()
-    missing = {node["type"] for node in graph["nodes"]} - {"MarkdownNote"} - set(known)
-    if missing:
-        raise server.failure(f"the host has no {', '.join(sorted(missing))}")
-    return convert_ui_to_api(graph, known)
-
-
-def find(prompt: Prompt, class_type: str) -> str:
-    """Id of the only node of a class."""
-    (node,) = (name for name, node in prompt.items() if node["class_type"] == class_type)
-    return node
-
-
-def set_input(prompt: Prompt, class_type: str, **values: Any) -> None:
-    prompt[find(prompt, class_type)]["inputs"].update(values)
-
-
-def insert_encoder(prompt: Prompt, encoder_name: str) -> None:
-    """Give HYPIR Encode, and it alone, a VAE with the trained encoder."""
-    inputs = prompt[find(prompt, "HYPIREncode")]["inputs"]
-    prompt["encoder"] = {
-        "class_type": "HYPIRLoadEncoder",
-        "inputs": {"vae": inputs["vae"], "encoder_name": encoder_name},
-    }
-    inputs["vae"] = ["encoder", 0]
 
 
 def own_models(arguments: argparse.Namespace) -> dict[str, list[Path]]:
@@ -320,12 +278,7 @@ def _say(text: str) -> None:
 
 
 def main() -> None:
-    try:
-        restore(parse_arguments(sys.argv[1:]))
-    except (ValueError, HostError, OSError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("stopped; nothing was written")
+    run(lambda: restore(parse_arguments(sys.argv[1:])), "stopped; nothing was written")
 
 
 if __name__ == "__main__":

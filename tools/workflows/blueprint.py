@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
 from typing import Any
 
+from tools import ROOT
 from tools.workflows.graph import NAMESPACE, Graph, Node, Output, Schemas, as_text
 
 NAME = "HYPIR Restore Image"
-FILE = Path(__file__).resolve().parents[2] / "subgraphs" / f"{NAME}.json"
+FILE = ROOT / "subgraphs" / f"{NAME}.json"
 DESCRIPTION = (
     "Restores a photo in one step: enlarges it, encodes, adds noise if asked to, restores, decodes "
     "and gives the colours back. The model comes from Load HYPIR LoRA."

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tools.commands import restore
+from tools.workflows.prompt import insert_encoder
 
 
 @pytest.fixture
@@ -179,7 +180,7 @@ def test_an_encoder_goes_to_encode_only():
         "2": {"class_type": "HYPIREncode", "inputs": {"vae": ["1", 2]}},
         "3": {"class_type": "HYPIRDecode", "inputs": {"vae": ["1", 2]}},
     }
-    restore.insert_encoder(prompt, "mine.safetensors")
+    insert_encoder(prompt, "mine.safetensors")
     assert prompt["encoder"]["inputs"] == {"vae": ["1", 2], "encoder_name": "mine.safetensors"}
     assert prompt["2"]["inputs"]["vae"] == ["encoder", 0]
     assert prompt["3"]["inputs"]["vae"] == ["1", 2]

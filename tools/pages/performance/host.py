@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[3]
+from tools import ROOT
 
 
 @dataclass(frozen=True)
