@@ -105,7 +105,7 @@ def test_code_in_a_pickle_is_refused_and_never_run(host, sd2, run, tmp_path):
         archive.writestr("archive/data.pkl", pickle.dumps({"x": Evil()}, protocol=2))
         archive.writestr("archive/version", "3\n")
         archive.writestr("archive/byteorder", "little")
-    with pytest.raises(ValueError, match=r"evil.pth must hold plain tensors.*nothing was run"):
+    with pytest.raises(ValueError, match=r"evil.pth must contain plain tensors.*nothing was run"):
         run("HYPIRLoadLora", sd2, path.name, 1.0)
     assert not proof.exists()
 
@@ -154,7 +154,7 @@ def test_a_model_of_another_depth_is_refused(host, run, good):
 
 def test_hypir_weights_are_loaded_once(run, sd2, good):
     once = run("HYPIRLoadLora", sd2, "good.safetensors", 1.0)
-    with pytest.raises(ValueError, match=r"already carries good.safetensors"):
+    with pytest.raises(ValueError, match=r"already has the HYPIR weights good.safetensors"):
         run("HYPIRLoadLora", once, "good.safetensors", 1.0)
 
 
