@@ -177,3 +177,10 @@ FLUX_FILES = """## Two files
 
 - `models/checkpoints`: `flux1-dev-fp8.safetensors`, with its text encoders and VAE
 - `models/loras`: your HYPIR weights for Flux"""
+
+Z_IMAGE_FILES = """## Four files
+
+- `models/diffusion_models`: `z_image_bf16.safetensors` (Z-Image-Turbo's file works as well)
+- `models/text_encoders`: `qwen_3_4b.safetensors`
+- `models/vae`: `ae.safetensors`, the VAE of Flux
+- `models/loras`: your HYPIR weights for Z-Image"""
