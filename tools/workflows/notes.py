@@ -156,7 +156,7 @@ ASK = (
     "mention its quality, blur or noise."
 )
 
-OTHER_PRIOR = """The same graph with another base model: only the two files differ.
+OTHER_PRIOR = """The same graph with another base model: only the files differ.
 
 **No HYPIR weights for it have been published.** If you trained your own (see \
 https://github.com/hypir-nodes/hypir-nodes/blob/main/docs/training.md), put them into \
