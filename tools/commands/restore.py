@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from PIL import Image, ImageOps
 
-from tools.commands.command_line import Parser, run
+from tools.command_line import Parser, run
 from tools.host.get_host import get_host
 from tools.host.server import Progress, Prompt, Server, running
 from tools.workflows.prompt import START, WORKFLOW, build_prompt, find, insert_encoder, set_input
