@@ -181,6 +181,6 @@ Z_IMAGE = Prior(
 )
 
 PRIORS: Mapping[str, Prior] = MappingProxyType(
-    {prior.name: prior for prior in (SD2, SD2_V, SDXL, SD3, FLUX)}
+    {prior.name: prior for prior in (SD2, SD2_V, SDXL, SD3, FLUX, Z_IMAGE)}
 )
 """All priors by the name that weight files carry."""

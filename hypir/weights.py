@@ -32,7 +32,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 PEFT_NAME = re.compile(
     r"(?:base_model\.model\.|unet\.)?(?P<module>.+)\.lora_(?P<part>[AB])(?:\.default)?\.weight"
 )
-NATIVE_NAME = re.compile(r"(?P<module>lora_.+)\.lora_(?P<part>up|down)\.weight")
+NATIVE_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<part>up|down)\.weight")
 
 
 @dataclass(frozen=True)

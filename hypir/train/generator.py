@@ -6,6 +6,7 @@ diffusers' networks and autoencoders. Legend: z scaled latent, x_t = k z, m mode
 
 import copy
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -129,13 +130,14 @@ class Encoder(nn.Module):
     def forward(self, pixels: Tensor, seeds: list[int] | None = None) -> Tensor:
         """Scaled latents (B, C, h, w): the mean, or a sample of the posterior, one seed each."""
         pixels = pixels.to(next(self.encoder.parameters()).dtype)
-        if self.head is not None:
-            return self.encoder.layers[HEAD:](self.head(pixels))
-        moments = self.encoder(pixels)
-        if self.tiny:
-            return moments
-        if self.quant_conv is not None:
-            moments = self.quant_conv(moments)
+        with _no_half(pixels):
+            if self.head is not None:
+                return self.encoder.layers[HEAD:](self.head(pixels))
+            moments = self.encoder(pixels)
+            if self.tiny:
+                return moments
+            if self.quant_conv is not None:
+                moments = self.quant_conv(moments)
         mean, log_variance = moments.chunk(2, dim=1)
         if seeds is not None:
             noise = torch.stack([standard_normal(mean.shape[1:], seed) for seed in seeds])
@@ -190,12 +192,20 @@ def decode(vae: nn.Module, prior: Prior, z: Tensor) -> Tensor:
     z = z.to(next(vae.decoder.parameters()).dtype)
     if not is_tiny(vae):
         z = z / prior.latent_scale + prior.latent_shift
-    return vae.decode(z, return_dict=False)[0]
+    with _no_half(z):
+        return vae.decode(z, return_dict=False)[0]
 
 
 def is_tiny(vae: nn.Module) -> bool:
     """Whether an autoencoder has TAESD's layout: its latents are scaled already."""
     return type(vae).__name__ == "AutoencoderTiny"
+
+
+def _no_half(x: Tensor) -> AbstractContextManager:
+    """Within, no autocast to fp16: the autoencoders of SD and SDXL overflow in it."""
+    kind = x.device.type
+    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    return torch.autocast(kind, enabled=False) if half else nullcontext()
 
 
 def _dotless(name: str) -> str:

@@ -18,7 +18,7 @@ from hypir.priors import PRIORS, Prior
 from hypir.weight_files import read_tensors, write_tensors
 
 from .architectures import ARCHITECTURES, Architecture, Condition, recognise
-from .architectures.tiny import tiny_models, tiny_network, tiny_vae
+from .architectures.tiny import TINY_PRIOR, tiny_models, tiny_network, tiny_vae
 from .recipes import Recipe
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def load_vae_part(vae: nn.Module, path: Path) -> None:
 def _tiny_base(recipe: Recipe) -> Base:
     """The tiny stack with the weights that earlier stages of this run, or files, give."""
     network, vae = tiny_models(recipe.depth, recipe.seed)
-    base = Base(PRIORS["sd3"], network, vae, Text(ARCHITECTURES["sd3"], network))
+    base = Base(TINY_PRIOR, network, vae, Text(ARCHITECTURES[TINY_PRIOR.name], network))
     out = Path(recipe.out)
     for given, name, put in (
         (recipe.autoencoder_file, AUTOENCODER_FILE, lambda path: load_vae_part(vae, path)),

@@ -267,6 +267,11 @@ def flux(**changes) -> Recipe:
     return _paper("flux", "flux", "black-forest-labs/FLUX.1-dev", {"crop": 1024, **changes})
 
 
+def z_image(**changes) -> Recipe:
+    """Z-Image, not the distilled Turbo, with the paper's settings for priors of flow."""
+    return _paper("z_image", "z_image", "Tongyi-MAI/Z-Image", {"crop": 1024, **changes})
+
+
 def sd2_public(**changes) -> Recipe:
     """SD 2.1-base with the configuration of the released weights (1024 pictures a step)."""
     public = {
@@ -323,7 +328,7 @@ def tiny(**changes) -> Recipe:
     return Recipe(**{**values, **changes})
 
 
-RECIPES = {f.__name__: f for f in (sd2, sdxl, sd3, flux, sd2_public, tiny)}
+RECIPES = {f.__name__: f for f in (sd2, sdxl, sd3, flux, z_image, sd2_public, tiny)}
 
 
 def _paper(name: str, prior: str, base: str, changes: dict) -> Recipe:

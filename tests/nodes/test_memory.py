@@ -15,13 +15,13 @@ from hypir.priors import SD2
 from hypir.weights import HypirWeights, save_weights
 
 from . import small_models
-from .test_parity import RANK, UNET_TARGETS
+from .test_parity import RANK
 
 
 @pytest.fixture(scope="module")
 def lora(host):
     """A file for the small SD2 model."""
-    factors = small_models.lora_for(small_models.sd2_unet(), UNET_TARGETS, RANK)
+    factors = small_models.lora_for(small_models.sd2_unet(), small_models.UNET_TARGETS, RANK)
     save_weights(
         HypirWeights(SD2, factors, RANK, 200, 200, 1.0), host.models / "loras" / "m.safetensors"
     )

@@ -13,13 +13,13 @@ from hypir.priors import PRIORS, SD2
 from hypir.weights import HypirWeights, save_weights
 
 from . import small_models
-from .test_parity import RANK, SD3_TARGETS, UNET_TARGETS
+from .test_parity import RANK
 
 
 @pytest.fixture(scope="module")
 def good(host):
     """Tensors and metadata of a sound file for the small SD2 model."""
-    factors = small_models.lora_for(small_models.sd2_unet(), UNET_TARGETS, RANK)
+    factors = small_models.lora_for(small_models.sd2_unet(), small_models.UNET_TARGETS, RANK)
     path = host.models / "loras" / "good.safetensors"
     save_weights(HypirWeights(SD2, factors, RANK, 200, 200, 1.0), path)
     from safetensors import safe_open
@@ -115,7 +115,7 @@ def test_weights_of_another_prior_name_both(host, run, good):
     model = small_models.host_model(dict(transformer.state_dict()))
     with pytest.raises(ValueError, match=r"good.*2\.1-base \(eps.*but the model is .*Diffusion 3"):
         run("HYPIRLoadLora", model, "good.safetensors", 1.0)
-    factors = small_models.lora_for(transformer, SD3_TARGETS, RANK)
+    factors = small_models.lora_for(transformer, small_models.SD3_TARGETS, RANK)
     prior = PRIORS["sd3"]
     save_weights(
         HypirWeights(prior, factors, RANK, 364, 364, prior.input_scale),
@@ -143,7 +143,7 @@ def test_a_v_prediction_checkpoint_under_the_eps_lora_is_named_and_not_garbage(
 
 def test_a_model_of_another_depth_is_refused(host, run, good):
     shallow = small_models.sd2_unet(layers_per_block=2)
-    factors = small_models.lora_for(shallow, UNET_TARGETS, RANK)
+    factors = small_models.lora_for(shallow, small_models.UNET_TARGETS, RANK)
     save_weights(
         HypirWeights(SD2, factors, RANK, 200, 200, 1.0), host.models / "loras" / "deep.safetensors"
     )

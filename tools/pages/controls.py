@@ -37,7 +37,7 @@ CREDIT = "Eileen Collins, by NASA, in the public domain (`astronaut` of scikit-i
 
 SMALL = """\
 Made with the small model of this pack ([its card](../models/README.md)), which was trained on
-made-up pictures for an afternoon; it shows what the controls do, not how good HYPIR can be."""
+synthetic images for an afternoon. It shows what the controls do, not how good HYPIR can be."""
 TRAINED = "Made with {weights}."
 
 

@@ -57,27 +57,28 @@ SHEET_PX = 256
 OPENING = """\
 # How good the small model is
 
-Eight photographs of scikit-image that training never saw, made bad by HYPIR Degrade at a fourth of
-their size and restored through ComfyUI as the template START_here does it, colour transfer on,
-HYPIR Match Texture off. A preset is a range of degradations: each photograph has a draw of its own,
-with its number (0 to 7) as seed, as HYPIR Degrade gives the pictures of a batch. The small model
-was trained on made-up pictures on a CPU ([its card](../models/README.md)); these numbers say
-nothing about weights of full size.
+Eight photographs of scikit-image, none of them in the training data. HYPIR Degrade reduced each one
+to 1/4 of its size. They were then restored through ComfyUI with the template START_here, with
+colour transfer and without HYPIR Match Texture. A preset is a range of degradations: each
+photograph gets its own draw, with its number (0 to 7) as the seed, as HYPIR Degrade does for the
+images of a batch. The small model was trained on synthetic images on a CPU ([its
+card](../models/README.md)); these numbers say nothing about full-size weights.
 
-- **PSNR** (dB), **SSIM** (of colours): higher is nearer to the photograph.
-- **detail**: standard deviation of the Laplacian, to the photograph's. 1 is as much fine detail.
+- **PSNR** (dB), **SSIM** (in colour): higher is closer to the photograph.
+- **detail**: standard deviation of the Laplacian, divided by that of the photograph. At 1 the
+  result has as much fine detail as the photograph.
 - **correlation** with the photograph in the bands of a Haar wavelet: mean over the bands of the
-  finest octave / the second / the third. Made-up noise lowers it.
-- **color**: CIEDE2000 of means of 16x16 px.
+  finest octave / the second / the third. Invented detail and noise lower it.
+- **color**: CIEDE2000 between means of 16x16 px.
 
-*bicubic* is the enlarged bad picture itself. *prior alone* is the graph without the LoRA: encoder,
-one step, decoder. *MSE alone* has a LoRA trained by the error of latents only. *HYPIR* is what is
-shipped. Below medium and heavy stand the goals that were set before, for HYPIR where nothing else
-is said.
+*bicubic* is the enlarged degraded image. *prior alone* is the graph without the LoRA: encoder, one
+step, decoder. *MSE alone* has a LoRA trained on the error of latents only. *HYPIR* is the shipped
+model. For medium and heavy, a list under the table compares the results with goals that were set
+before measuring; the goals are for HYPIR unless a line says otherwise.
 
-The last row is no restoration: the photograph itself after the colour transfer, which gives it the
-low frequencies of the bad picture. No result with colour transfer can be expected to have better
-colours.
+The last row is not a restoration. It is the photograph after the colour transfer, which gives it
+the low frequencies of the degraded image. A result with colour transfer cannot be expected to have
+better colours.
 
 """
 

@@ -3,7 +3,12 @@
 import torch
 from torch import nn
 
+from hypir.priors import SD3
+
 from ..klt import start_as_transform
+
+TINY_PRIOR = SD3
+"""The prior that the tiny base is one of."""
 
 
 def tiny_models(depth: int, seed: int) -> tuple[nn.Module, nn.Module]:

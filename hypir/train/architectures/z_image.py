@@ -51,10 +51,10 @@ class ZImage(Architecture):
         return as_map(output, cells)
 
     def small_network(self, width: int) -> nn.Module:
-        """Six blocks of width 384, the least that diffusers and the host build alike.
+        """Six blocks of width 384, whatever `width` is.
 
-        The host makes the inner width of the feed-forward part a multiple of 256, diffusers 8/3 of
-        the width. Its detection takes the full width of 3840 only.
+        It is the least for which 8/3 of the width, the inner one of the feed-forward parts, is a
+        multiple of 256, as the host makes it; but its detection knows the full width only.
         """
         from diffusers import ZImageTransformer2DModel
 

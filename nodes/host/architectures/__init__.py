@@ -7,8 +7,9 @@ from .sampling import host_sigma, prediction_of
 from .sd3 import STABLE_DIFFUSION_3
 from .sdxl import STABLE_DIFFUSION_XL
 from .stable_diffusion import STABLE_DIFFUSION
+from .z_image import Z_IMAGE_6B
 
-ARCHITECTURES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3, FLUX_1)
+ARCHITECTURES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3, FLUX_1, Z_IMAGE_6B)
 
 __all__ = ["ARCHITECTURES", "Architecture", "TextWidths", "detect", "host_sigma"]
 

@@ -145,7 +145,7 @@ def test_a_loss_that_only_adds_noise_does_not_pass(lab, monkeypatch):
 
     pretended(monkeypatch, give)
     found = training.losses(lab)
-    assert found.verdict == FAILS and "0.90 of the truth's" in found.because
+    assert found.verdict == FAILS and "0.90 of the target's" in found.because
 
 
 def test_a_run_that_diverged_is_told(lab, monkeypatch):

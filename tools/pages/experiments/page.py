@@ -34,18 +34,18 @@ EXPERIMENTS: dict[str, Callable[[Lab], Finding]] = {
 OPENING = """\
 # Experiments
 
-What the paper claims of HYPIR, tested at the size of the small model
-([its card](../models/README.md)): a network of 3.8 M parameters, made-up pictures (dead leaves),
-{seeds} seeds, and for experiments that train {steps} steps of 8 crops of 64 px each. That is
-hundreds to thousands of times fewer parameters and some ten thousand times fewer pictures than the
-paper's; a verdict is one about this size. Values are mean +- standard deviation over seeds, on
-{count} held-out pictures per degradation, each restored at the richness of its own target; PSNR
-without colour transfer. In experiments that train, a seed is another training; in the others,
-another set of pictures. The weights are {weights}; a section that was made with earlier ones of the
-same size says so. Less than {near} dB, or than half the spread over seeds, counts as no
-difference: "undecided".
+The paper's claims about HYPIR, tested at the size of the small model
+([its card](../models/README.md)): a network of 3.8 M parameters, synthetic images (dead leaves),
+{seeds} seeds and, for experiments that train, {steps} steps of 8 crops of 64 px. This is hundreds
+to thousands of times fewer parameters and about ten thousand times fewer images than in the paper,
+so each verdict holds for this size only. Values are mean +- standard deviation over seeds, on
+{count} held-out images per degradation, each restored at the richness of its own target; PSNR
+without colour transfer. For experiments that train, each seed is a separate training run; for the
+others, a separate set of images. The weights are {weights}; a section that was made with earlier
+weights of the same size says so. A difference below {near} dB, or below half the spread over seeds,
+counts as "undecided".
 
-| experiment | verdict | because |
+| experiment | verdict | reason |
 |---|---|---|
 {summary}
 """

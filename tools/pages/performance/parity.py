@@ -95,13 +95,13 @@ def main(options: list[str]) -> None:
         rows.append((name, f"{error:.1e}", f"{float(theirs.std()):.3f}"))
     text = "\n\n".join(
         [
-            "The pack in the host against diffusers + peft: random full-size weights, rank-256 "
-            f"LoRA on the public file's 257 modules, float32, {report.machine()}, one {PX} px "
-            f"tile: encode, step at t = {SD2.timestep}, decode before clamping. Aim: at most "
-            f"{TARGET:.0e} on latents.",
+            "The pack in ComfyUI compared with diffusers + peft: random full-size weights, "
+            f"rank-256 LoRA on the 257 modules of the public file, float32, {report.machine()}, "
+            f"one {PX} px tile: encode, step at t = {SD2.timestep}, decode before clamping. "
+            f"Target: at most {TARGET:.0e} on latents.",
             table(("result", "largest error", "standard deviation"), rows),
-            f"The LoRA changes what the network returns by {change:.2f} standard "
-            "deviations (root mean square).",
+            f"The LoRA changes the network's output by {change:.2f} standard deviations (root mean "
+            "square).",
         ]
     )
     log.info("%s", text)

@@ -71,13 +71,14 @@ def work_section() -> str:
     ]
     return "\n\n".join(
         [
-            "TFLOP of one picture, counted on meta (torch.utils.flop_counter on the full-size "
-            "models, one call per shape of tile times the number of tiles). Blending and colour "
-            "transfer, far below a per cent, are not counted.",
+            "TFLOP for one image, counted on the meta device (torch.utils.flop_counter on the "
+            "full-size models: one call per tile shape, multiplied by the number of tiles). "
+            "Blending and colour transfer are not counted; they are far below 1 %.",
             table((*head, "ours / limit", "reference / ours"), rows),
-            "The plans:",
+            "Tiles of each plan:",
             table(("result", "autoencoder", "network"), plans),
-            "The planner's cost constants (hypir/priors.py) against the count, TFLOP per tile:",
+            "The planner's cost constants (hypir/priors.py) compared with the count, in TFLOP per "
+            "tile:",
             table(("stage", "tile", "counted", "constants", "difference"), counted),
         ]
     )
@@ -110,12 +111,12 @@ def memory_section(pack: host.Host) -> str:
     head += ("ours / limit", "reference / ours", "ours / ours at 1024 px")
     return "\n\n".join(
         [
-            "Highest sum of live tensors in MiB, beyond the weights, the input and the final "
-            "image, networks in 16 bit. The pack's own nodes run on pictures of the real size; "
-            "where they call a network, the activations of that call are counted on meta, with "
-            "fused attention. Scratch space inside kernels is not seen. On a GPU the activations "
-            "lie in its memory and the blended pictures in the computer's. The limit here is one "
-            "512 px tile alone: larger tiles spend memory to save work.",
+            "Peak of live tensors in MiB, without the weights, the input and the final image; "
+            "networks in 16 bit. The pack's own nodes run on images of the real size. Where they "
+            "call a network, the activations of the call are counted on the meta device, with "
+            "fused attention. Workspace inside kernels is not counted. On a GPU, the activations "
+            "are in GPU memory and the blended images in main memory. The limit here is a single "
+            "512 px tile: larger tiles use more memory to save computation.",
             table(head, rows),
         ]
     )
@@ -182,17 +183,19 @@ def clock_section(clocked: Clocked) -> str:
     ours, theirs = clocked.ours, clocked.theirs
     return "\n\n".join(
         [
-            f"{report.machine()}, {clocked.dtype}. Seconds for the three nodes Encode, Restore and "
-            "Decode (wavelet colours) in the host, LoRA merged, models loaded, against the sum of "
-            "the calls of the UNet and the autoencoder in the same run. The reference plan runs on "
-            "diffusers and peft. Other programs may have run at the same time: total / model calls "
-            "compares within one run, and the last two ratios are of CPU time, which that disturbs "
-            "less. The limit is the 512 px run times the number of 512 px tiles.",
+            f"{report.machine()}, {clocked.dtype}. Seconds for the nodes Encode, Restore and "
+            "Decode (wavelet colours) in ComfyUI, with the LoRA merged and the models loaded, "
+            "compared with the sum of the calls of the UNet and the autoencoder in the same run. "
+            "The reference plan runs on diffusers and peft. Other programs may have run at the "
+            "same time. The ratio total / model calls compares within one run, and the last two "
+            "ratios use CPU time, which other programs disturb less. The limit is the time of the "
+            "512 px run multiplied by the number of 512 px tiles.",
             table(_CLOCK_HEAD, [_clock_row(px, ours, theirs) for px in SIZES]),
-            f"Once per loaded model: {clocked.merge:.1f} s for loading and merging the LoRA (257 "
-            "modules, rank 256).",
-            f"Check of the memory table: live tensors of the real run at 512 px, {clocked.live:.0f}"
-            f" MiB; counted on meta for the networks alone, {clocked.expected:.0f} MiB.",
+            f"Loading and merging the LoRA (257 modules, rank 256) takes {clocked.merge:.1f} s "
+            "once per loaded model.",
+            f"Check of the memory table: the real run at 512 px has {clocked.live:.0f} MiB of live "
+            f"tensors; the count on the meta device gives {clocked.expected:.0f} MiB for the "
+            "networks alone.",
             _unmeasured(),
         ]
     )
@@ -224,7 +227,7 @@ def _unmeasured() -> str:
     if torch.cuda.is_available():
         return "Measured on the GPU named above."
     return (
-        "Not measured here: any GPU (fp16 and bf16 there, transfers between the computer's memory "
-        "and the GPU's, dynamic VRAM). `nox -s bench -- --dtype fp16 "
-        "--sizes 512 1024 2048 4096 6144` runs the same on one."
+        "No GPU was measured here (fp16 and bf16 on a GPU, transfers between main memory and GPU "
+        "memory, dynamic VRAM). To run the same on a GPU: `nox -s bench -- --dtype fp16 "
+        "--sizes 512 1024 2048 4096 6144`."
     )

@@ -220,15 +220,16 @@ def main(options: list[str]) -> None:
 
 def section(found: list[Found]) -> str:
     parts = [
-        "Two tiles side by side on a photo enlarged twice, against the same stage untiled: "
-        f"full-size models, random weights, float32, {len(found)} photos, the mean of them. "
-        f"Tiles of {VAE_TILE * CELL_PX} px for the autoencoder and {NETWORK_TILE} latents for the "
-        "network, smaller than the planned ones, so that their borders weigh more.",
-        f"The border is the overlap and {MARGIN} cells on either side. band: gradient energy "
-        "across the border against elsewhere, divided by the same of the untiled result; 1 = no "
-        "seam. worst line: the same for the single worst line of the border, and for the worst "
-        "line elsewhere, which is the level of nothing. difference: root mean square of tiled "
-        "minus untiled over the whole picture, in standard deviations of the untiled.",
+        "Two tiles side by side on a photo enlarged 2x, compared with the same stage untiled: "
+        f"full-size models, random weights, float32, mean of {len(found)} photos. The tiles are "
+        f"{VAE_TILE * CELL_PX} px for the autoencoder and {NETWORK_TILE} latents for the network. "
+        "They are smaller than the planned tiles, so that their borders weigh more.",
+        f"The border is the overlap plus {MARGIN} cells on either side. band: the gradient energy "
+        "across the border relative to that elsewhere, divided by the same ratio of the untiled "
+        "result; 1 means no seam. worst line: the same for the worst line of the border. worst "
+        "line elsewhere: the same outside the border, the level of a result without a seam. "
+        "difference: root mean square of tiled minus untiled over the whole image, in standard "
+        "deviations of the untiled result.",
     ]
     for stage in ("encode", "step", "decode", "decode, wavelet colours"):
         overlaps = NETWORK_OVERLAPS if stage == "step" else VAE_OVERLAPS
@@ -247,10 +248,10 @@ def section(found: list[Found]) -> str:
         for stage in found[0].depths
     ]
     parts += [
-        "### How far an edge reaches",
-        "One tile against the untiled result: root mean square of the error, in standard "
-        "deviations, by the distance from the edge beyond which the picture goes on. What is left "
-        "deep inside comes from what a tile sees as a whole (norms, attention), and no overlap "
+        "### How far the effect of an edge reaches",
+        "One tile compared with the untiled result: root mean square error, in standard "
+        "deviations, by the distance from an inner edge of the tile. The error that remains deep "
+        "inside the tile comes from operations over the whole tile (norms, attention); no overlap "
         "removes it.",
         table(head, rows),
     ]

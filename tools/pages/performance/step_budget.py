@@ -10,7 +10,7 @@ PARTS = {
     "data": "waiting for data",
     "settle": "reading losses",
     "ema": "averages",
-    "rest": "rates, seeds, the rest",
+    "rest": "rates, seeds, other",
     "log": "log line",
     "probe": "gradient norm per loss",
     "save": "checkpoint and export",
