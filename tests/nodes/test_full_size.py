@@ -10,6 +10,7 @@ import torch
 
 from hypir.priors import PRIORS
 from hypir.tiling import plan_tiles
+from hypir.train.architectures import ARCHITECTURES
 from hypir.weights import HypirWeights, save_weights
 
 from . import small_models
@@ -144,7 +145,11 @@ def test_the_real_model_is_recognised_and_takes_a_lora_in_full(run, host, kind):
     widths = host.pack("nodes.host.model").text_widths(model)
     assert (widths.token, widths.pooled) == (prior.token_width, prior.pooled_width)
 
-    shapes = small_models.adapted(network, small_models.NETWORKS[prior.name][1])
+    # what training adapts unless a recipe says otherwise is among them
+    trained = ARCHITECTURES[prior.name].targets
+    shapes = small_models.adapted(network, (*small_models.NETWORKS[prior.name][1], *trained))
+    for target in trained:
+        assert small_models.adapted(network, (target,)), target
     factors = {
         module: (torch.zeros(s[0], 1, *s[2:] and (1, 1)), torch.zeros(1, *s[1:]))
         for module, s in shapes.items()

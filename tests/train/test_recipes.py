@@ -12,7 +12,7 @@ from hypir.train.loop import batches_before, batches_per_step, phase_at
 from hypir.train.recipes import RECIPES, Phase
 
 
-@pytest.mark.parametrize("name", ["sd2", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("name", ["sd2", "sdxl", "sd3", "flux", "z_image"])
 def test_paper_recipes_have_the_papers_settings(name):
     recipe = RECIPES[name]()
     assert [str(p) for p in recipe.adversarial] == ["10000x384@1e-05", "10000x1536@5e-06"]

@@ -1,7 +1,7 @@
 """Writes the templates of workflows/ and the blueprint: `python -m tools.workflows.templates`.
 
 Every template is a function that builds one graph; the host's schemas, read from a running host,
-say which widgets a node has and what their defaults are. What they share is in template_parts.py.
+say which widgets a node has and what their defaults are. parts.py holds what they share.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tools.workflows.parts import Restoration
 def start_here(graph: Graph) -> None:
     r = Restoration(graph)
     r.load_small(notes.START, notes.START_NEXT)
-    # Bicubic as in its training; 2 as ComfyUI's example is large and the first run shall be short.
+    # Bicubic as in its training; 2 as ComfyUI's example is large and the first run should be short.
     large = r.enlarge(r.photo["IMAGE"], 2.0, method="bicubic")
     graph.column()
     positive = graph.add("HYPIRConditioning", model=r.model)["CONDITIONING"]
@@ -131,9 +131,9 @@ def then_inpaint(graph: Graph) -> None:
     image = r.one_step(large, positive)
     graph.column()
     wanted = graph.add(
-        "CLIPTextEncode", title="What shall be there", clip=r.clip, text="a clear blue sky"
+        "CLIPTextEncode", title="What to paint", clip=r.clip, text="a clear blue sky"
     )
-    unwanted = graph.add("CLIPTextEncode", title="What shall not", clip=r.clip)
+    unwanted = graph.add("CLIPTextEncode", title="What to avoid", clip=r.clip)
     latent = graph.add("VAEEncode", pixels=image, vae=r.vae)["LATENT"]
     masked = graph.add("SetLatentNoiseMask", samples=latent, mask=r.photo["MASK"])["LATENT"]
     painted = graph.add(
@@ -162,14 +162,14 @@ def old_photo(graph: Graph) -> None:
     r.load("An old photo", notes.OLD)
     small = graph.add(
         "ImageScaleBy",
-        title="1. Shrink: grain and dust go",
+        title="1. Shrink: removes grain and dust",
         image=r.photo["IMAGE"],
         upscale_method="area",
         scale_by=0.5,
     )["IMAGE"]
     large = graph.add(
         "ImageScaleBy",
-        title="2. Enlarge to the wanted size",
+        title="2. Enlarge to the size you want",
         image=small,
         upscale_method="lanczos",
         scale_by=4.0,
