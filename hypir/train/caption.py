@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
-from .sources import list_pictures
+from .pictures import list_pictures, read_picture
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +40,9 @@ def caption_folder(folder: Path, describe: Describe) -> tuple[int, int]:
     bad = 0
     for file in tqdm(todo, desc="caption", disable=None):
         try:
-            with Image.open(file) as opened:
-                picture = ImageOps.exif_transpose(opened).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            log.warning("cannot read %s (%s); left out", file, error)
+            picture = Image.fromarray(read_picture(file))
+        except ValueError as error:
+            log.warning("%s; left out", error)
             bad += 1
             continue
         text = " ".join(describe(picture).split())

@@ -10,16 +10,18 @@ picture in the format that the output's name says.
 from __future__ import annotations
 
 import argparse
-import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image
 
-from tools.commands.command_line import Parser, run
+from hypir.train.pictures import in_bytes, open_picture
+from tools.command_line import Parser, run
 from tools.host.get_host import get_host
 from tools.host.server import Progress, Prompt, Server, running
 from tools.workflows.prompt import START, WORKFLOW, build_prompt, find, insert_encoder, set_input
@@ -35,9 +37,6 @@ WRITE = {  # as near to lossless as the format is meant to be used
     "BMP": {},
 }
 LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383}  # what the formats can hold
-MOVING = ("GIF", "PNG", "WEBP")  # others hold a preview or a thumbnail beside the picture
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
-UNREADABLE += (Image.DecompressionBombError,)
 SCALES = (0.01, 8.0)  # of the host's Upscale Image By
 BAR_CELLS = 24
 
@@ -127,18 +126,9 @@ def read_photo(file: Path, scale: float, format_: str) -> Photo:
     Raises:
         ValueError: with one sentence that says which of the two does not hold.
     """
-    try:
-        with Image.open(file) as picture:
-            frames = getattr(picture, "n_frames", 1) if picture.format in MOVING else 1
-            seen = ImageOps.exif_transpose(picture)
-            seen.load()
-    except UNREADABLE as error:
-        raise ValueError(f"{file} must be a whole picture that can be opened ({error})") from None
-    if frames > 1:
-        raise ValueError(
-            f"{file} must be one picture, but it has {frames}; save the one that is meant by itself"
-        )
-    width, height = (round(side * scale) for side in seen.size)
+    picture = open_picture(file, in_srgb=False)
+    size = picture.colors.shape[1::-1]
+    width, height = (round(side * scale) for side in size)
     if not width or not height:
         raise ValueError(f"{file} at --scale {scale} would have no pixels; raise the scale")
     longest = LONGEST_SIDE.get(format_)
@@ -147,12 +137,8 @@ def read_photo(file: Path, scale: float, format_: str) -> Photo:
             f"{format_} holds at most {longest} px a side, the result has {width}x{height}; "
             "let the output's name end in .png"
         )
-    transparent = "A" in seen.getbands() or "transparency" in seen.info
-    return Photo(
-        size=seen.size,
-        alpha=seen.convert("RGBA").getchannel("A") if transparent else None,
-        icc_profile=seen.info.get("icc_profile") if seen.mode in ("RGB", "RGBA") else None,
-    )
+    alpha = None if picture.alpha is None else Image.fromarray(in_bytes(picture.alpha))
+    return Photo(size=size, alpha=alpha, icc_profile=picture.profile)
 
 
 # -------------------------------------------------------------------------------------- the graph
@@ -166,12 +152,30 @@ def own_models(arguments: argparse.Namespace) -> dict[str, list[Path]]:
     return models | ({"vae": [arguments.encoder]} if arguments.encoder is not None else {})
 
 
+def upload(server: Server, photo: Path) -> str:
+    """Name under which Load Image finds the photo, upright, as RGB, at its depth, without alpha.
+
+    Not the file itself, of which Load Image would get some colours wrong.
+    """
+    colors = open_picture(photo, in_srgb=False).colors
+    with TemporaryDirectory() as folder:
+        plain = Path(folder) / f"{photo.stem}.png"
+        if colors.dtype == np.uint8:
+            Image.fromarray(colors).save(plain, compress_level=1)
+        else:
+            import imagecodecs  # it has read the photo
+
+            samples = (colors * 65535).round().astype(np.uint16)
+            plain.write_bytes(imagecodecs.png_encode(samples, level=1))
+        return server.upload_image(plain)
+
+
 def fill_in(server: Server, arguments: argparse.Namespace) -> Prompt:
     """The graph for the photo, the weights and the settings that were named."""
     own = arguments.checkpoint is not None
     prompt = build_prompt(server, WORKFLOW if own else START)
     del prompt[find(prompt, "ImageCompare")]  # for the eyes on a page
-    set_input(prompt, "LoadImage", image=server.upload_image(arguments.input))
+    set_input(prompt, "LoadImage", image=upload(server, arguments.input))
     set_input(prompt, "ImageScaleBy", scale_by=arguments.scale)
     if arguments.seed is not None:
         set_input(prompt, "HYPIREncode", posterior="sample", seed=arguments.seed)

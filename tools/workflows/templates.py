@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tools import WORKFLOWS
-from tools.commands.command_line import run
+from tools.command_line import run
 from tools.host.get_host import get_host
 from tools.host.server import running
 from tools.workflows import blueprint, notes, parts

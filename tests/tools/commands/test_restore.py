@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
+import imagecodecs
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -75,9 +78,7 @@ def test_weights_are_given_together_and_must_exist(photo, tmp_path):
 def test_a_moving_picture_is_refused_before_it_is_restored(tmp_path):
     frames = [Image.new("RGB", (20, 10), (60 * i, 0, 0)) for i in range(3)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    assert "must be one picture, but it has 3" in refused(
-        tmp_path / "moving.gif", tmp_path / "a.png"
-    )
+    assert "it has 3 frames" in refused(tmp_path / "moving.gif", tmp_path / "a.png")
 
 
 def test_a_moving_picture_that_is_cut_off_gives_one_sentence(tmp_path):
@@ -149,6 +150,28 @@ def test_transparency_and_colour_profile_are_kept(tmp_path):
         assert result.info["icc_profile"] == b"a profile"
         small = result.getchannel("A").resize((20, 10), Image.Resampling.BOX)
     assert max(abs(a - b) for a, b in zip(small.tobytes(), alpha.tobytes(), strict=True)) < 8
+
+
+class Uploads:
+    """Stands where the host's server does and keeps what is sent."""
+
+    def upload_image(self, file: Path) -> str:
+        self.name, self.content = file.name, file.read_bytes()
+        return file.name
+
+
+def test_the_host_gets_plain_rgb_at_the_depth_of_the_photo(tmp_path):
+    ramp = np.linspace(0, 1, 50, dtype=np.float32)[None].repeat(40, 0)
+    Image.fromarray(ramp).save(tmp_path / "scan.tif")
+    Image.fromarray((ramp * 255).astype(np.uint8)).convert("CMYK").save(tmp_path / "print.tif")
+    host = Uploads()
+    assert restore.upload(host, tmp_path / "scan.tif") == "scan.png"
+    sent = imagecodecs.png_decode(host.content)
+    assert sent.dtype == np.uint16 and np.abs(sent / 65535 - ramp[..., None]).max() < 1e-5
+    restore.upload(host, tmp_path / "print.tif")
+    with Image.open(io.BytesIO(host.content)) as picture:
+        assert picture.mode == "RGB"
+        assert np.abs(np.asarray(picture) / 255 - ramp[..., None]).max() < 2 / 255
 
 
 def test_an_encoder_goes_to_encode_only():
