@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, sync_playwright
+from playwright.sync_api import TimeoutError as PageTimeout
 
 from tools import WORKFLOWS
 from tools.host.chromium import find_chromium
-from tools.host.server import Server, wait_until
+from tools.host.server import HostError, Server, wait_until
 
 WINDOW = {"width": 1600, "height": 1000}
 MIDDLE = (800, 600)
@@ -199,5 +200,10 @@ def opened(chromium: Browser, server: Server, **settings: Any) -> Iterator[Page]
         page = Page(context.new_page(), server)
         page.open()
         yield page
+    except PageTimeout as error:
+        waited = str(error).partition("\n")[0]
+        raise HostError(
+            f"the host's page is too slow ({waited}); try again when the machine is less busy"
+        ) from error
     finally:
         context.close()
