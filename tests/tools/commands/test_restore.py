@@ -23,7 +23,7 @@ def photo(tmp_path) -> Path:
 
 
 def refused(*arguments: object) -> str:
-    with pytest.raises(ValueError, match=r"must|does|would|belong|needs|holds") as error:
+    with pytest.raises(ValueError, match=r"must|does|would|need|supports") as error:
         restore.restore(restore.parse_arguments([str(argument) for argument in arguments]))
     message = str(error.value)
     assert "\n" not in message
