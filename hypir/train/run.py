@@ -94,9 +94,10 @@ def train(
         raise ValueError("training needs a folder for its results; name it with --out")
     accelerator = accelerator or make_accelerator(recipe.engine)
     main = accelerator.is_main_process
+    check_kept(recipe)  # before a lock leaves its file there
     with REQUESTS.of_signals(), locked(Path(recipe.out)) if main else nullcontext():
         check_ready(recipe, accelerator.num_processes)
-        _check_kept(recipe)
+        _check_checkpoints(recipe)
         accelerator.wait_for_everyone()
         _run(recipe, accelerator, make_watch)
 
@@ -116,9 +117,8 @@ def _run(recipe: Recipe, accelerator: Accelerator, make_watch) -> None:
         collect(recipe)
 
 
-def _check_kept(recipe: Recipe) -> None:
-    """Whether what lies in the folder is a run that this one goes on with (ValueError if not)."""
-    check_kept(recipe)
+def _check_checkpoints(recipe: Recipe) -> None:
+    """Whether the folder's checkpoints are of the run that this one goes on with, or ValueError."""
     steps = [own for step, own, _ in steps_of(recipe) if isinstance(step, Step)]
     for own in steps if recipe.chain else (recipe,):
         for stage in own.stages:
