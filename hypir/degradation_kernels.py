@@ -2,7 +2,8 @@
 
 No function here draws a random number and none is stochastic: the caller brings every parameter.
 All work on float32 pictures (1,3,H,W) in [0,1], called `picture`, from 1x1 up, on the CPU and on
-CUDA.
+CUDA, and block by block: beside a picture and its result they hold a few blocks. `on_block` is
+called after each and may raise to end the work.
 
 Source of the kernels: Real-ESRGAN, Wang et al. 2021 (arXiv 2107.10833), section 3, after the
 generalized and plateau-shaped kernels of Liu et al. 2020. torch has what they need (kornia has
@@ -16,12 +17,16 @@ tensor lies, and misses libjpeg by 0.05 to 0.7 levels.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .blocks import SIDE_PX, blocks
 from .image import symmetric_index
+
+OnBlock = Callable[[], None]
 
 # Tables K.1 and K.2 of ITU-T T.81 (the JPEG standard), rows of rising vertical frequency
 LUMA_TABLE = (
@@ -41,6 +46,8 @@ CHROMA_TABLE = (
     (47, 66, 99, 99, 99, 99, 99, 99),
     *((99,) * 8 for _ in range(4)),
 )
+
+CELL_PX = 16  # of JPEG with halved chroma; divides the side of a block
 
 # BT.601 at full range, as JFIF has it: rows Y, Cb, Cr
 RGB_TO_YCC = (
@@ -103,20 +110,69 @@ def sinc_kernel(size: int, cutoff: float) -> Tensor:
     return (kernel / kernel.sum()).float()
 
 
-def blur(picture: Tensor, kernel: Tensor) -> Tensor:
+def blur(picture: Tensor, kernel: Tensor, on_block: OnBlock | None = None) -> Tensor:
     """Each channel filtered by the kernel, symmetric padding, same size."""
     reach = kernel.shape[0] // 2
     height, width = picture.shape[-2:]
-    rows = symmetric_index(-reach, height + reach, height).to(picture.device)
-    columns = symmetric_index(-reach, width + reach, width).to(picture.device)
-    padded = picture[..., rows[:, None], columns]
     channels = picture.shape[1]
     weight = kernel.to(picture).expand(channels, 1, *kernel.shape)
-    return F.conv2d(padded, weight, groups=channels)
+    result = torch.empty_like(picture)
+    for block in blocks(height, width):
+        rows, columns = (
+            symmetric_index(place.start - reach, place.stop + reach, side).to(picture.device)
+            for place, side in zip(block.place, (height, width), strict=True)
+        )
+        padded = picture[..., rows[:, None], columns]
+        result[(..., *block.place)] = F.conv2d(padded, weight, groups=channels)
+        _tell(on_block)
+    return result
 
 
-def jpeg(picture: Tensor, quality: int) -> Tensor:
+def resize(
+    picture: Tensor,
+    size: tuple[int, int],
+    mode: str,
+    antialias: bool,
+    on_block: OnBlock | None = None,
+) -> Tensor:
+    """Resized to (height, width) by torch's area, bilinear or bicubic.
+
+    All three are separable: a large picture is resized along its rows, some rows at once, then
+    along its columns.
+    """
+    options = {} if mode == "area" else {"align_corners": False, "antialias": antialias}
+    height, width = picture.shape[-2:]
+    if max(height * width, size[0] * size[1]) <= SIDE_PX**2:
+        _tell(on_block)
+        return F.interpolate(picture, size, mode=mode, **options)
+    wide = picture.new_empty(*picture.shape[:2], height, size[1])
+    for rows in _slices(height, SIDE_PX**2 // max(width, size[1])):
+        part = picture[..., rows, :]
+        wide[..., rows, :] = F.interpolate(part, (part.shape[-2], size[1]), mode=mode, **options)
+        _tell(on_block)
+    result = picture.new_empty(*picture.shape[:2], *size)
+    for columns in _slices(size[1], SIDE_PX**2 // max(height, size[0])):
+        part = wide[..., columns]
+        result[..., columns] = F.interpolate(part, (size[0], part.shape[-1]), mode=mode, **options)
+        _tell(on_block)
+    return result
+
+
+def _slices(length: int, step: int) -> list[slice]:
+    step = max(step, 1)
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+def _tell(on_block: OnBlock | None) -> None:
+    if on_block is not None:
+        on_block()
+
+
+def jpeg(picture: Tensor, quality: int, on_block: OnBlock | None = None) -> Tensor:
     """What baseline JPEG (4:2:0, standard tables) keeps of a picture, after libjpeg's steps.
+
+    A cell of 16 px depends on its neighbours only, by the chroma between two: blocks with a halo of
+    one cell give the whole picture's result to the bit.
 
     Differs from libjpeg by rounding: on photographs by 0.05 to 0.7 grey levels in the mean, where
     JPEG itself changes 14 (quality 1) to 1.4 (quality 100).
@@ -128,6 +184,16 @@ def jpeg(picture: Tensor, quality: int) -> Tensor:
     Returns:
         (1,3,H,W) in [0,1], at multiples of 1/255.
     """
+    result = torch.empty_like(picture)
+    for block in blocks(*picture.shape[-2:], halo=CELL_PX):
+        part = _compressed(picture[(..., *block.outer)], quality)
+        result[(..., *block.place)] = part[(..., *block.inner)]
+        _tell(on_block)
+    return result
+
+
+def _compressed(picture: Tensor, quality: int) -> Tensor:
+    """Jpeg of one block."""
     height, width = picture.shape[-2:]
     padded = F.pad(picture, (0, -width % 16, 0, -height % 16), mode="replicate")
     rgb = (padded.clamp(0, 1) * 255).round() - 128
@@ -175,7 +241,11 @@ def _quantize_blocks(plane: Tensor, table: Tensor) -> Tensor:
 
 
 def fade(
-    picture: Tensor, black: float, white: tuple[float, float, float], saturation: float
+    picture: Tensor,
+    black: float,
+    white: tuple[float, float, float],
+    saturation: float,
+    on_block: OnBlock | None = None,
 ) -> Tensor:
     """Colours of an aged print: paler, in a smaller range, with a cast.
 
@@ -188,10 +258,15 @@ def fade(
     Returns:
         (1,3,H,W) in [0,1] if black <= white.
     """
-    gray = (picture * picture.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(1, keepdim=True)
-    dull = gray + saturation * (picture - gray)
+    weights = picture.new_tensor((0.299, 0.587, 0.114))[:, None, None]
     top = picture.new_tensor(white)[:, None, None]
-    return black + (top - black) * dull
+    result = torch.empty_like(picture)
+    for block in blocks(*picture.shape[-2:]):
+        part = picture[(..., *block.place)]
+        gray = (part * weights).sum(1, keepdim=True)
+        result[(..., *block.place)] = black + (top - black) * (gray + saturation * (part - gray))
+        _tell(on_block)
+    return result
 
 
 def scratch(
@@ -204,6 +279,7 @@ def scratch(
     half_width: float,
     strength: float,
     tone: float,
+    on_block: OnBlock | None = None,
 ) -> Tensor:
     """A long thin line on a print, nearly straight, fading out at both ends.
 
@@ -219,15 +295,21 @@ def scratch(
     """
     height, width = picture.shape[-2:]
     side = min(height, width)
-    y, x = _pixel_grid(height, width, picture.device)
-    y, x = y - through[0] * height, x - through[1] * width
-    along = (math.cos(angle) * y + math.sin(angle) * x) / side
-    across = math.cos(angle) * x - math.sin(angle) * y
+    grid = _pixel_grid(height, width, picture.device)
     amplitude, period, phase = wobble
-    across = across - amplitude * side * torch.sin(2 * math.pi * along / period + phase)
-    ends = ((along - span[0]) * 20).clamp(0, 1) * ((span[1] - along) * 20).clamp(0, 1)
-    alpha = strength * ends * torch.exp(-((across / half_width) ** 2) / 2)
-    return picture + alpha * (tone - picture)
+    result = torch.empty_like(picture)
+    for block in blocks(height, width):
+        y = grid[0][block.place[0]] - through[0] * height
+        x = grid[1][:, block.place[1]] - through[1] * width
+        along = (math.cos(angle) * y + math.sin(angle) * x) / side
+        across = math.cos(angle) * x - math.sin(angle) * y
+        across = across - amplitude * side * torch.sin(2 * math.pi * along / period + phase)
+        ends = ((along - span[0]) * 20).clamp(0, 1) * ((span[1] - along) * 20).clamp(0, 1)
+        alpha = strength * ends * torch.exp(-((across / half_width) ** 2) / 2)
+        part = picture[(..., *block.place)]
+        result[(..., *block.place)] = part + alpha * (tone - part)
+        _tell(on_block)
+    return result
 
 
 def speck(

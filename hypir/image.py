@@ -102,6 +102,37 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return resized.movedim(1, -1).to(image.dtype)  # BCHW -> BHWC
 
 
+def resize_rows(image: Tensor, height: int, width: int, top: int, bottom: int) -> Tensor:
+    """Rows top..bottom of `resize`, without the others.
+
+    The resize is separable: the columns are torch's; a row is a mean of source rows, weighted by a
+    triangle around its centre that is as wide as the step between rows, at least one.
+
+    Args:
+        image: (H, W, C).
+        height, width: of the whole result.
+        top, bottom: rows of it.
+
+    Returns:
+        (bottom - top, width, C); a view where the size is the same.
+    """
+    if image.shape[:2] == (height, width):
+        return image[top:bottom]
+    step = image.shape[0] / height
+    reach = max(step, 1.0)
+    centres = (torch.arange(top, bottom, dtype=torch.float64) + 0.5) * step
+    first = max(int(centres[0] - reach), 0)
+    last = min(int(centres[-1] + reach) + 1, image.shape[0])
+    places = torch.arange(first, last, dtype=torch.float64) + 0.5
+    weights = (1 - (places[None] - centres[:, None]).abs() / reach).clamp_min(0)
+    weights = (weights / weights.sum(dim=1, keepdim=True)).float().to(image.device)
+    source = image[first:last].movedim(-1, 0)[None].float()  # HWC -> BCHW
+    wide = torch.nn.functional.interpolate(
+        source, size=(last - first, width), mode="bilinear", antialias=True
+    )
+    return (weights @ wide)[0].movedim(0, -1).to(image.dtype)  # CHW -> HWC
+
+
 def repeat_items(image: Tensor, count: int) -> Tensor:
     """A batch of one repeated `count` times (a view), or the batch itself when it has `count`.
 

@@ -5,7 +5,8 @@ import logging
 from comfy_api.latest import io, ui
 
 from ..hypir.image import check_image, color_channels
-from ..hypir.texture import match_texture, measure_richness, richness_map
+from ..hypir.texture import measure_richness, richness_map
+from ..hypir.texture_match import match_texture
 from .inputs import CATEGORY
 
 log = logging.getLogger(__name__)
