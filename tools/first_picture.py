@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.commands.command_line import Parser, run
+from tools.command_line import Parser, run
 from tools.host.frontend import PATIENCE_MS, Page, browser, opened
 from tools.host.get_host import get_host
 from tools.host.server import PACK, running

@@ -53,7 +53,7 @@ class PriorStage:
     def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
         self._recipe, self._accelerator = recipe, accelerator
         base = base or load_base(recipe)
-        if base.prior.prediction is not FLOW:
+        if base.prior.betas is not None:  # flow matching wants every level between 0 and 1
             raise ValueError(
                 f"the prior stage trains by flow matching, not {base.prior.title}; leave it out of "
                 f"--stages"

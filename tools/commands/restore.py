@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from hypir.train.pictures import in_bytes, open_picture
-from tools.commands.command_line import Parser, run
+from tools.command_line import Parser, run
 from tools.host.get_host import get_host
 from tools.host.server import Progress, Prompt, Server, running
 from tools.workflows.prompt import START, WORKFLOW, build_prompt, find, insert_encoder, set_input

@@ -10,7 +10,7 @@ import shutil
 import sys
 
 from tools import ROOT
-from tools.commands.command_line import run
+from tools.command_line import run
 from tools.host.get_host import get_host
 from tools.host.server import running
 from tools.workflows.parts import PHOTO

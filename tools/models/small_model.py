@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from tools import ROOT
-from tools.commands.command_line import Parser, run
+from tools.command_line import Parser, run
 from tools.workflows.parts import TINY, TINY_ENCODER, TINY_LORA, TINY_VAE
 
 MODELS = ROOT / "models"

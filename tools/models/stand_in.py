@@ -27,7 +27,7 @@ from torch import Tensor
 
 from hypir.texture import init_texture_mlp
 from hypir.weights import TEXTURE_PREFIX
-from tools.commands.command_line import Parser, run
+from tools.command_line import Parser, run
 from tools.models.stand_in_vae import vae_weights
 
 NOTICE = (

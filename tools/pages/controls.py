@@ -19,7 +19,7 @@ from PIL import Image
 
 from hypir.weights import read_weights
 from tools import ROOT
-from tools.commands.command_line import Parser, run
+from tools.command_line import Parser, run
 from tools.host.get_host import get_host
 from tools.host.server import running
 from tools.pages.contact_sheet import contact_sheet, encode

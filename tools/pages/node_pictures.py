@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from tools import ROOT
-from tools.commands.command_line import run
+from tools.command_line import run
 from tools.host.frontend import Page, browser, opened
 from tools.host.get_host import get_host
 from tools.host.server import running

@@ -26,7 +26,7 @@ from hypir.priors import SD3
 from hypir.tiling import CELL_PX, VAE_COST, plan_tiles
 from hypir.weights import read_weights
 from tools import ROOT
-from tools.commands.command_line import Parser, run
+from tools.command_line import Parser, run
 from tools.host.get_host import get_host
 from tools.host.server import Server, running
 from tools.pages.contact_sheet import contact_sheet, encode

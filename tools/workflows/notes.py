@@ -156,7 +156,7 @@ ASK = (
     "mention its quality, blur or noise."
 )
 
-OTHER_PRIOR = """The same graph with another base model: only the two files differ.
+OTHER_PRIOR = """The same graph with another base model: only the files differ.
 
 **No HYPIR weights for it have been published.** If you trained your own (see \
 https://github.com/hypir-nodes/hypir-nodes/blob/main/docs/training.md), put them into \
@@ -177,3 +177,10 @@ FLUX_FILES = """## Two files
 
 - `models/checkpoints`: `flux1-dev-fp8.safetensors`, with its text encoders and VAE
 - `models/loras`: your HYPIR weights for Flux"""
+
+Z_IMAGE_FILES = """## Four files
+
+- `models/diffusion_models`: `z_image_bf16.safetensors` (Z-Image-Turbo's file works as well)
+- `models/text_encoders`: `qwen_3_4b.safetensors`
+- `models/vae`: `ae.safetensors`, the VAE of Flux
+- `models/loras`: your HYPIR weights for Z-Image"""

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tools import WORKFLOWS
-from tools.commands.command_line import run
+from tools.command_line import run
 from tools.host.get_host import get_host
 from tools.host.server import running
 from tools.workflows import blueprint, notes, parts
 from tools.workflows.graph import Graph, Model, Schemas, as_text
-from tools.workflows.parts import Restoration
+from tools.workflows.parts import Restoration, Split
 
 
 def start_here(graph: Graph) -> None:
@@ -260,7 +260,9 @@ def caption(graph: Graph) -> None:
     r.show(large, image)
 
 
-def two_files(title: str, text: str, files: str, checkpoint: Model, lora: Model) -> Callable:
+def two_files(
+    title: str, text: str, files: str, checkpoint: Model | Split, lora: Model
+) -> Callable:
     """The short template for a pair of files; the checkpoint may be one without a text encoder."""
 
     def build(graph: Graph) -> None:
@@ -275,7 +277,7 @@ def two_files(title: str, text: str, files: str, checkpoint: Model, lora: Model)
     return build
 
 
-def other_prior(title: str, files: str, checkpoint: Model, lora: Model) -> Callable:
+def other_prior(title: str, files: str, checkpoint: Model | Split, lora: Model) -> Callable:
     """The template of a prior for which no weights have been published."""
     return two_files(f"Restore a photo with {title}", notes.OTHER_PRIOR, files, checkpoint, lora)
 
@@ -296,6 +298,9 @@ TEMPLATES: dict[str, Callable[[Graph], None]] = {
         "Stable Diffusion 3.5", notes.SD3_FILES, parts.SD3, parts.HYPIR_SD3
     ),
     "restore_photo_flux": other_prior("Flux", notes.FLUX_FILES, parts.FLUX, parts.HYPIR_FLUX),
+    "restore_photo_z_image": other_prior(
+        "Z-Image", notes.Z_IMAGE_FILES, parts.Z_IMAGE, parts.HYPIR_Z_IMAGE
+    ),
 }
 
 

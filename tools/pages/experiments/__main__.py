@@ -4,7 +4,7 @@ import logging
 import sys
 from pathlib import Path
 
-from tools.commands.command_line import Parser, run
+from tools.command_line import Parser, run
 
 from .page import run_experiments
 from .trials import Lab

@@ -28,7 +28,7 @@ def page(results: dict, load: float, asked: argparse.Namespace) -> str:
     """
     budgets = {key: budget_of(*found) for key, found in results.items()}
     ready = {key: budget_of(found[0], found[1], "ready") for key, found in results.items()}
-    gpu = any(key[0] == "sd2" for key in results)
+    gpu = any(recipe != "tiny" for recipe, *_ in results)
     speeds = [speed_row(key, runs) for key, (_, runs) in results.items()]
     shares = [share_row(key, budget, ready[key]) for key, budget in budgets.items()]
     memory = [memory_row(key, runs) for key, (_, runs) in results.items()]
