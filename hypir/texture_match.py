@@ -101,9 +101,13 @@ def match_texture(
         now = _measured(image[i], todo, parts)
         value, gain = now, 1.0
         if abs(now - target) > MET_WITHIN:
-            result = image.clone() if result is None else result
+            if result is None:
+                result = torch.empty_like(image)
+                result[:i] = image[:i]
             given = source[i if len(source) > 1 else 0]
             value, gain = _match_one(result[i], image[i], given, target, now, parts)
+        elif result is not None:
+            result[i] = image[i]
         reached.append(value)
         gains.append(gain)
         parts.end_item()
@@ -127,7 +131,7 @@ def _measured(image: Tensor, todo: list[Block], parts: Parts) -> float:
 def _match_one(
     result: Tensor, image: Tensor, source: Tensor, target: float, now: float, parts: Parts
 ) -> tuple[float, float]:
-    """match_texture for one picture (H,W,C) into `result`, a copy of it: richness and gain.
+    """match_texture for one picture (H,W,C), written into `result`: richness and gain.
 
     While the gain is searched for, the first channel of the result holds the detail, which no gain
     changes: so no plane of the picture's size is needed beside it.
@@ -168,7 +172,9 @@ def _match_one(
     # with c at the floor nothing was restored: no gain changes anything
     value, gain = (now, 1.0) if c <= SIGMA_FLOOR**2 else _search(target, now, (a, b, c), reached)
     for block in blocks(*image.shape[:2]):
-        result[block.place][..., :3] = scaled(gain, block)[0]
+        place = result[block.place]
+        place[..., :3] = scaled(gain, block)[0]
+        place[..., 3:] = image[block.place][..., 3:]
     return value, gain
 
 

@@ -13,6 +13,7 @@ from ..hypir.image import (
 from ..hypir.noise import inject_noise
 from .host import model as _model
 from .host import vae as _vae
+from .host.memory import follow
 from .inputs import (
     CATEGORY,
     item_seeds,
@@ -203,7 +204,8 @@ class HYPIRDecode(io.ComfyNode):
         image = _vae.decode(vae, latent, size, **tile_cells(tile_size, overlap))
         if reference is not None and color_fix != "none" and color_strength > 0:
             colors = reference[..., :3].expand(*reference.shape[:3], 3)
-            transfer_color_(image, colors, color_fix, color_strength, _vae.compute_device(vae))
+            device, on_part = _vae.compute_device(vae), follow("match colours")
+            transfer_color_(image, colors, color_fix, color_strength, device, on_part)
         image.clamp_(0, 1)
         alpha = None if reference is None else alpha_channel(reference)
         if alpha is not None:
