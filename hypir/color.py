@@ -3,18 +3,24 @@
 wavelet: StableSR (Wang et al. 2023), section 3.3: high frequencies of the restored image, low
 frequencies of the input, split by the a-trous wavelet of 5 levels: a 3x3 binomial kernel, dilated
 by 1, 2, 4, 8, 16, edges replicated. adain: Huang and Belongie 2017: mean and standard deviation per
-channel.
+channel. lab: Reinhard et al. 2001, the same of lightness, green-red and blue-yellow, here those of
+CIELAB; a black-and-white reference leaves no colour.
 
 Images are (B, H, W, C); values outside [0, 1] are kept, callers clamp at the end.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .blocks import OnPart, Parts
 from .image import repeat_items, resize_rows
+from .lab import lab_to_rgb, rgb_to_lab
 
-METHODS = ("wavelet", "adain")
+Convert = Callable[[Tensor], Tensor]
+
+METHODS = ("wavelet", "adain", "lab")
 WAVELET_LEVELS = 5
 HALO_PX = 2**WAVELET_LEVELS - 1
 """How far the low pass reaches: 1 + 2 + 4 + 8 + 16 px."""
@@ -49,6 +55,7 @@ def transfer_color(
     wavelet: image + strength * low_pass(reference - image), which equals high(image) +
     low(reference) at strength 1 since the low pass is linear.
     adain: image + strength * ((image - mean) / std * std_reference + mean_reference - image).
+    lab: the same in CIELAB.
 
     Args:
         image: (B, H, W, C).
@@ -96,7 +103,7 @@ def _transfer(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     reference = repeat_items(reference, image.shape[0])
-    transfer = _wavelet_ if method == "wavelet" else _adain_
+    transfer = {"wavelet": _wavelet_, "adain": _adain_, "lab": _lab_}[method]
     strips = _strips(*image.shape[1:3])
     parts = Parts(on_part, image.shape[0], len(strips) * (1 if method == "wavelet" else 3))
     for item, target, given in zip(result, reference, image, strict=True):
@@ -142,23 +149,46 @@ def _adain_(
     device: torch.device,
     strips: list[tuple[int, int]],
     parts: Parts,
+    space: tuple[Convert, Convert] = (torch.Tensor.float, torch.Tensor.float),
 ) -> None:
-    """In place on (H, W, C); a flat channel takes the reference's mean only."""
+    """In place on (H, W, C); a flat channel takes the reference's mean only.
+
+    `space`: into the space in which the moments count, and back.
+    """
+    into, back = space
     height, width = image.shape[:2]
     own, other = _Moments(), _Moments()
     for top, bottom in strips:
-        own.add(image[top:bottom])
+        own.add(into(image[top:bottom]))
         parts.tell()
     for top, bottom in strips:
-        other.add(resize_rows(reference, height, width, top, bottom).to(image.device))
+        target = resize_rows(reference, height, width, top, bottom)
+        other.add(into(target.to(image.device)))
         parts.tell()
     std, mean = own.variance.sqrt(), own.mean
     gain = torch.where(std > FLAT_STD, other.variance.sqrt() / std, torch.ones_like(std))
-    scale = (1 + strength * (gain - 1)).to(image.dtype)
-    shift = (strength * (other.mean - gain * mean)).to(image.dtype)
+    scale = 1 + strength * (gain - 1)
+    shift = strength * (other.mean - gain * mean)
     for top, bottom in strips:
-        image[top:bottom].mul_(scale).add_(shift)
+        rows = image[top:bottom]
+        rows.copy_(back(into(rows) * scale + shift))
         parts.tell()
+
+
+def _lab_(
+    image: Tensor,
+    reference: Tensor,
+    strength: float,
+    device: torch.device,
+    strips: list[tuple[int, int]],
+    parts: Parts,
+) -> None:
+    """As _adain_, on lightness and the two colour axes."""
+    _adain_(image, reference, strength, device, strips, parts, (_into_lab, lab_to_rgb))
+
+
+def _into_lab(rows: Tensor) -> Tensor:
+    return rgb_to_lab(rows.float())
 
 
 class _Moments:
