@@ -174,7 +174,7 @@ def jpeg(picture: Tensor, quality: int, on_block: OnBlock | None = None) -> Tens
     The rounding differs from libjpeg: on photographs by 0.05 to 0.7 grey levels on average. JPEG
     itself changes them by 14 (quality 1) to 1.4 (quality 100).
 
-    A cell of 16 px depends only on its direct neighbours, through the interpolated chroma. So blocks
+    A cell of 16 px depends only on its direct neighbours, through the interpolated chroma: blocks
     with a halo of one cell give exactly the result of the whole image.
 
     Args:
