@@ -37,8 +37,13 @@ def low_pass(image: Tensor) -> Tensor:
     b_0 = image; b_{i+1}(p) = sum_k w_k b_i(p + 2^i k), w = (1, 2, 1)/4 per axis, i = 0..4.
     """
     for level in range(WAVELET_LEVELS):
-        image = _binomial(_binomial(image, 1, 2**level), 2, 2**level)
+        image = smooth(image, level)
     return image
+
+
+def smooth(image: Tensor, level: int) -> Tensor:
+    """One level of the low pass: the 3x3 binomial dilated by 2^level, (B, H, W, C)."""
+    return _binomial(_binomial(image, 1, 2**level), 2, 2**level)
 
 
 def transfer_color(
@@ -104,17 +109,18 @@ def _transfer(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     reference = repeat_items(reference, image.shape[0])
     transfer = {"wavelet": _wavelet_, "adain": _adain_, "lab": _lab_}[method]
-    strips = _strips(*image.shape[1:3])
-    parts = Parts(on_part, image.shape[0], len(strips) * (1 if method == "wavelet" else 3))
+    rows = strips(*image.shape[1:3])
+    parts = Parts(on_part, image.shape[0], len(rows) * (1 if method == "wavelet" else 3))
     for item, target, given in zip(result, reference, image, strict=True):
         if result is not image:
             item.copy_(given)
-        transfer(item, target, strength, device, strips, parts)
+        transfer(item, target, strength, device, rows, parts)
         parts.end_item()
 
 
-def _strips(height: int, width: int) -> list[tuple[int, int]]:
-    rows = min(max(STRIP_PIXELS // width, HALO_PX), STRIP_PX)
+def strips(height: int, width: int, halo: int = HALO_PX) -> list[tuple[int, int]]:
+    """(top, bottom) of strips over an image, at least as high as what a filter reaches."""
+    rows = min(max(STRIP_PIXELS // width, halo), STRIP_PX)
     return [(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
@@ -123,7 +129,7 @@ def _wavelet_(
     reference: Tensor,
     strength: float,
     device: torch.device,
-    strips: list[tuple[int, int]],
+    rows: list[tuple[int, int]],
     parts: Parts,
 ) -> None:
     """In place on (H, W, C), strip by strip.
@@ -132,7 +138,7 @@ def _wavelet_(
     """
     height, width = image.shape[:2]
     above = image[:0]
-    for top, bottom in strips:
+    for top, bottom in rows:
         reach = min(bottom + HALO_PX, height)
         target = resize_rows(reference, height, width, top, reach).to(image.device)
         difference = torch.cat([above, target - image[top:reach]])
@@ -147,7 +153,7 @@ def _adain_(
     reference: Tensor,
     strength: float,
     device: torch.device,
-    strips: list[tuple[int, int]],
+    rows: list[tuple[int, int]],
     parts: Parts,
     space: tuple[Convert, Convert] = (torch.Tensor.float, torch.Tensor.float),
 ) -> None:
@@ -158,10 +164,10 @@ def _adain_(
     into, back = space
     height, width = image.shape[:2]
     own, other = _Moments(), _Moments()
-    for top, bottom in strips:
+    for top, bottom in rows:
         own.add(into(image[top:bottom]))
         parts.tell()
-    for top, bottom in strips:
+    for top, bottom in rows:
         target = resize_rows(reference, height, width, top, bottom)
         other.add(into(target.to(image.device)))
         parts.tell()
@@ -169,9 +175,9 @@ def _adain_(
     gain = torch.where(std > FLAT_STD, other.variance.sqrt() / std, torch.ones_like(std))
     scale = 1 + strength * (gain - 1)
     shift = strength * (other.mean - gain * mean)
-    for top, bottom in strips:
-        rows = image[top:bottom]
-        rows.copy_(back(into(rows) * scale + shift))
+    for top, bottom in rows:
+        strip = image[top:bottom]
+        strip.copy_(back(into(strip) * scale + shift))
         parts.tell()
 
 
@@ -180,11 +186,11 @@ def _lab_(
     reference: Tensor,
     strength: float,
     device: torch.device,
-    strips: list[tuple[int, int]],
+    rows: list[tuple[int, int]],
     parts: Parts,
 ) -> None:
     """As _adain_, on lightness and the two colour axes."""
-    _adain_(image, reference, strength, device, strips, parts, (_into_lab, lab_to_rgb))
+    _adain_(image, reference, strength, device, rows, parts, (_into_lab, lab_to_rgb))
 
 
 def _into_lab(rows: Tensor) -> Tensor:
