@@ -1,4 +1,4 @@
-"""What `python -m hypir inspect` prints of a weight file."""
+"""What `python -m hypir inspect` prints about a weight file."""
 
 import os
 
@@ -7,7 +7,7 @@ from .weights import HypirWeights, read_weights
 
 
 def describe_file(path: str | os.PathLike) -> str:
-    """What a HYPIR weight file or encoder file is, for people, one fact a line.
+    """A readable description of a HYPIR weight file or encoder file, one fact per line.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -19,7 +19,7 @@ def describe_file(path: str | os.PathLike) -> str:
 
 
 def describe(weights: HypirWeights) -> str:
-    """What weights are, for people, one fact a line."""
+    """A readable description of weights, one fact per line."""
     kind = "public HYPIR weights (peft names)" if weights.source == "public" else "HYPIR weights"
     parameters = sum(up.numel() + down.numel() for up, down in weights.lora.values())
     dtypes = sorted({str(up.dtype).removeprefix("torch.") for up, _ in weights.lora.values()})
@@ -34,7 +34,7 @@ def describe(weights: HypirWeights) -> str:
         f"coefficient timestep  {weights.coefficient_timestep}",
         f"input scale           {weights.input_scale:g}",
         f"texture richness      {'yes' if weights.texture else 'no'}",
-        "checks                all modules there, shapes right, nothing unknown, all finite",
+        "checks                all modules present, shapes correct, nothing unknown, all finite",
     ]
     if weights.conditions:
         told = ", ".join(f"{k}={v:g}" for k, v in weights.conditions.items())
@@ -43,7 +43,7 @@ def describe(weights: HypirWeights) -> str:
 
 
 def describe_encoder(encoder: EncoderWeights) -> str:
-    """What an encoder file is, for people, one fact a line.
+    """A readable description of an encoder file, one fact per line.
 
     Raises:
         ValueError: if its last layer is missing.
@@ -54,9 +54,9 @@ def describe_encoder(encoder: EncoderWeights) -> str:
         head = f"taesd_encoder.{max(int(key.split('.')[1]) for key in encoder.tensors)}.weight"
     if head not in encoder.tensors:
         raise ValueError(
-            f"an encoder must end in {head}, but the file lacks it; get the file again"
+            f"an encoder must end in {head}, but the file lacks it; download the file again"
         )
-    latent = encoder.tensors[head].shape[0] // (1 if tiny else 2)  # else mean and log variance
+    latent = encoder.tensors[head].shape[0] // (1 if tiny else 2)  # otherwise mean and log variance
     dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in encoder.tensors.values()})
     parameters = sum(v.numel() for v in encoder.tensors.values())
     return "\n".join(
@@ -66,7 +66,7 @@ def describe_encoder(encoder: EncoderWeights) -> str:
             f"latent channels       {latent}",
             f"tensors               {len(encoder.tensors)}",
             f"parameters            {parameters / 1e6:.1f} M, {', '.join(dtypes)}",
-            "checks                encoder tensors only, all finite, its decoder is known; whether "
-            "it fits a VAE is checked when it is loaded",
+            "checks                encoder tensors only, all finite, decoder fingerprint present; "
+            "the fit to a VAE is checked on loading",
         ]
     )

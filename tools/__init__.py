@@ -1,4 +1,4 @@
-"""What the project needs beside the pack."""
+"""What the project needs besides the pack."""
 
 from pathlib import Path
 

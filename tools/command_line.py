@@ -1,4 +1,4 @@
-"""What the commands of tools/ do alike: a wrong argument or a failure ends with one sentence."""
+"""Shared by the commands in tools/: a wrong argument or a failure ends with one sentence."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def test_half_of_an_autoencoder_makes_no_file(state, tmp_path):
     for missing in ("encoder", "decoder"):
         prefixes = ("encoder.", "quant_conv.") if missing == "encoder" else ("decoder.", "post_")
         rest = {k: v for k, v in state.items() if not k.startswith(prefixes)}
-        with pytest.raises(ValueError, match=f"but this one lacks its {missing}"):
+        with pytest.raises(ValueError, match=f"but this one has no {missing}"):
             save_encoder(rest, tmp_path / "e.safetensors")
     assert list(tmp_path.iterdir()) == []
 
@@ -161,7 +161,7 @@ def rewrite(path, tensors: dict, metadata: dict) -> None:
 NAN = torch.full((4,), float("nan"))
 DAMAGE = {
     "no mark": ({}, {"hypir.encoder": None}, "is not a HYPIR encoder: its metadata lack"),
-    "a later layout": ({}, {"hypir.encoder": "2"}, "has layout '2', this version reads '1'"),
+    "a later layout": ({}, {"hypir.encoder": "2"}, "has layout '2', but this version reads '1'"),
     "no fingerprint": ({}, {"hypir.decoder_fingerprint": None}, r"damaged hypir.\* metadata"),
     "an empty one": ({}, {"hypir.decoder_fingerprint": ""}, r"damaged hypir.\* .*fingerprint"),
     "a word in it": ({}, {"hypir.decoder_fingerprint": "1.0 x"}, r"damaged .*convert string"),
@@ -169,7 +169,7 @@ DAMAGE = {
     "a decoder's tensor": (
         {"decoder.conv_in.bias": torch.zeros(4)},
         {},
-        "holds 1 tensors that belong to no encoder, first 'decoder.conv_in.bias'",
+        "has 1 tensors that belong to no encoder, first 'decoder.conv_in.bias'",
     ),
     "a stranger": ({"encoder_step": NAN}, {}, "belong to no encoder, first 'encoder_step'"),
     "a NaN": ({"encoder.conv_in.bias": NAN}, {}, "NaN or .* in 1 of .* first 'encoder.conv_in.bia"),
@@ -196,8 +196,8 @@ MISFITS = {
     ),
     "another shape": (
         {"encoder.conv_in.bias": torch.zeros(9)},
-        r"1 of \d+ tensors have another shape, first 'encoder.conv_in.bias' with \(9,\) where the "
-        r"VAE has \(8,\)",
+        r"1 of \d+ tensors have another shape, first 'encoder.conv_in.bias' with \(9,\) instead "
+        r"of \(8,\)",
     ),
 }
 
@@ -211,7 +211,9 @@ def test_a_file_that_does_not_fit_is_refused_in_its_own_words(misfit, path, stat
 
 
 def test_an_autoencoder_of_the_same_shapes_is_refused(path):
-    with pytest.raises(ValueError, match=r"^e was trained against another decoder than this VAE"):
+    with pytest.raises(
+        ValueError, match=r"^e was trained with a different decoder than that of this VAE"
+    ):
         check_encoder_fits("e", read_encoder(path), kl_state(seed=1))
 
 

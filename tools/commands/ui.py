@@ -1,6 +1,6 @@
 """Open the host's page with this pack: `nox -s ui`. Ctrl-C ends it.
 
-What is saved there stays in .nox/ui; weights put into its models folder are found.
+Files saved there stay in .nox/ui; put weights into its models folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tools.workflows.parts import PHOTO
 BASE = ROOT / ".nox" / "ui"
 HOW = """
 Open {url} - Ctrl-C ends it.
-Templates > hypir > START_here runs at once, on the small model of the pack.
+Templates > hypir > START_here runs immediately, with the small model of the pack.
 For real weights: {models}/checkpoints and {models}/loras.
 """
 
@@ -27,7 +27,7 @@ def ui() -> None:
     host = get_host()
     inputs = BASE / "input"
     inputs.mkdir(parents=True, exist_ok=True)
-    shutil.copy(host / "input" / PHOTO, inputs)  # as in every ComfyUI
+    shutil.copy(host / "input" / PHOTO, inputs)  # as in every ComfyUI installation
     with running(host, base=BASE, echo=True) as server:
         sys.stdout.write(HOW.format(url=server.url, models=BASE / "models"))
         sys.stdout.flush()

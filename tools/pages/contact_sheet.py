@@ -1,4 +1,4 @@
-"""Pictures in rows on one sheet, each with its caption, small enough to lie in the repository."""
+"""Contact sheets: images in rows with captions, small enough for the repository."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-Row = list[tuple[np.ndarray, str]]  # pictures and what stands under them
+Row = list[tuple[np.ndarray, str]]  # images and their captions
 
 CAPTION, GAP, FONT = 22, 6, 14
-EDGE = (160, 160, 160)  # around each crop, or a white one would be lost on the white page
-LEVEL_STEPS = (1, 4, 8)  # colours are rounded to these until the pictures are small enough
+EDGE = (160, 160, 160)  # border of each crop, so that a white one is visible on the white page
+LEVEL_STEPS = (1, 4, 8)  # colours are rounded to these steps until the files are small enough
 
 
 def crop(picture: np.ndarray, side: int) -> np.ndarray:
-    """The middle of a picture (H, W, 3); all of a smaller one, on white."""
+    """The middle of an image (H, W, 3); a smaller image is padded with white."""
     height, width = picture.shape[:2]
     top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
     part = picture[top : top + side, left : left + side]
@@ -57,7 +57,7 @@ def png(sheet: Image.Image, step: int) -> bytes:
 
 
 def encode(sheets: Mapping[str, Image.Image], most_bytes: int) -> dict[str, bytes]:
-    """PNG files by name, their colours rounded until all together are small enough.
+    """PNG files by name, with colours rounded until the total size is small enough.
 
     Raises:
         ValueError: if they are too large with the coarsest colours.

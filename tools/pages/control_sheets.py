@@ -1,4 +1,4 @@
-"""What docs/controls.md shows: each control turned in a Lab, as pictures and as numbers."""
+"""The sections of docs/controls.md: each control varied in a Lab, as images and numbers."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ RICHNESSES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 LORAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 TIMESTEP_PARTS = (0.5, 0.75, 1.0, 1.25, 1.5)
 REACHED_WITHIN = 0.02  # what HYPIR Match Texture promises
-AT_A_BOUND = 0.002  # two searches that end at one bound of the gain differ by less
+AT_A_BOUND = 0.002  # two searches that end at the same limit of the gain differ by less
 MASK_KEEPS = 2e-6  # what HYPIR Restore promises of a latent where the mask is 0
 EQUAL_WITHIN = 0.01  # of all priors' default signal-to-noise ratios
-AMPLIFY = 8  # of differences, to make small ones visible
+AMPLIFY = 8  # factor on differences, to make small ones visible
 
 
 @dataclass
 class Section:
-    """A part of the page: what the control does, its sheet, its numbers, what they say."""
+    """A section of the page: description, sheet, table and verdict of one control."""
 
     title: str
     text: str
@@ -48,7 +48,7 @@ class Section:
     table: list[tuple] = field(default_factory=list)
     verdict: str = ""
     side: int = 176
-    """Of each picture on the sheet: its middle."""
+    """Side of each image on the sheet, which shows its middle."""
 
 
 def inputs(lab: Lab) -> Section:
@@ -166,7 +166,7 @@ def match(lab: Lab) -> Section:
 
 
 def judge_match(reached: Sequence[float]) -> str:
-    """Monotone, and met wherever the gain's bounds are not in the way."""
+    """Whether it is monotone, and met wherever the limits of the gain allow."""
     met = [abs(a - b) <= REACHED_WITHIN for a, b in zip(reached, RICHNESSES, strict=True)]
     least, most = reached[0], reached[-1]
     bounded = [min(abs(a - least), abs(a - most)) <= AT_A_BOUND for a in reached]
@@ -319,7 +319,7 @@ CONTROLS: list[Control] = [inputs, noise, token, match, lora, timestep, mask, po
 
 
 def difference(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How a picture differs from another, amplified around grey."""
+    """The difference of two images, amplified around grey."""
     change = (picture.astype(np.int32) - other) * AMPLIFY + 128
     return change.clip(0, 255).astype(np.uint8)
 

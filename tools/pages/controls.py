@@ -1,8 +1,8 @@
-"""Write docs/controls.md and its pictures: every control, turned in a real host over HTTP.
+"""Write docs/controls.md and its pictures: every control, varied in a real host over HTTP.
 
     nox -s controls [-- --checkpoint F --lora F] [--workflow F] [--photo F] [--folder F]
 
-Without weights it takes the small model of the pack.
+Without weights it uses the small model of the pack.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def markdown(section: Section) -> str:
 
 
 def write_page(folder: Path, sections: Sequence[Section], opening: str, credit: str) -> None:
-    """Write the page and its pictures, or nothing if the pictures are too many bytes.
+    """Write the page and its images, or nothing if the images are too large.
 
     Raises:
         ValueError: if they are.
@@ -86,13 +86,13 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--lora", type=Path, help="HYPIR weights (.pth or .safetensors)")
     parser.add_argument("--encoder", type=Path, help="a trained VAE encoder, for HYPIR Encode only")
     parser.add_argument(
-        "--workflow", type=Path, default=WORKFLOW, help="whose loaders are used (a saved graph)"
+        "--workflow", type=Path, default=WORKFLOW, help="a saved graph whose loaders are used"
     )
     parser.add_argument(
-        "--without-clip", action="store_true", help="the zero token in the place of a text"
+        "--without-clip", action="store_true", help="use the zero token instead of a text"
     )
     parser.add_argument("--prompt", help="what the photo shows (default: as in the workflow)")
-    parser.add_argument("--photo", type=Path, help="another photograph; a good one")
+    parser.add_argument("--photo", type=Path, help="another photograph of good quality")
     parser.add_argument("--scale", type=int, default=2, choices=(1, 2, 4, 8))
     parser.add_argument(
         "--folder", type=Path, default=ROOT / "docs", help="where the page goes (default: docs)"
@@ -101,14 +101,14 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Raise ValueError with one sentence if the files do not go together."""
+    """Raise ValueError, in one sentence, if the files do not belong together."""
     for option in ("checkpoint", "lora", "encoder", "workflow", "photo"):
         file = getattr(arguments, option)
         if file is not None and not file.is_file():
             raise ValueError(f"the file of --{option}, {file}, does not exist; check its path")
     own_workflow = arguments.workflow != WORKFLOW
     if arguments.lora is None and (arguments.checkpoint or arguments.encoder or own_workflow):
-        raise ValueError("--checkpoint, --encoder and --workflow need --lora: the weights shown")
+        raise ValueError("--checkpoint, --encoder and --workflow need --lora, the weights to show")
     if arguments.lora is not None and arguments.checkpoint is None and not own_workflow:
         raise ValueError("--lora needs --checkpoint, or a --workflow that names its own models")
 

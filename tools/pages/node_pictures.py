@@ -13,7 +13,7 @@ from tools.host.server import running
 from tools.workflows.parts import ENCODER, HYPIR_SD2
 
 DOCS = ROOT / "web" / "docs"
-PLACE = (200, 200)  # left and top of the node on the screen, below its title
+PLACE = (200, 200)  # left and top of the node on the screen, below the title
 EDGE_PX = 24
 
 ADD = """async ([kind, [x, y]]) => {
@@ -42,7 +42,7 @@ def picture(page: Page, kind: str, file: Path) -> None:
 
 def write_pictures() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        # for the drop-downs; they are listed, not read
+        # files for the drop-downs, which are listed but never read
         models = {m.directory: [Path(folder) / m.name] for m in (HYPIR_SD2, ENCODER)}
         for (file,) in models.values():
             file.touch()

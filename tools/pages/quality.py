@@ -1,12 +1,12 @@
-"""Write docs/quality.md: how good the small model is, on photographs that training never saw.
+"""Write docs/quality.md: how good the small model is, on photographs that are not in the training
+data.
 
     python -m tools.pages.quality [--plain-lora F] [--folder F] [--votes F]
 
-Photographs of scikit-image are made bad by HYPIR Degrade, enlarged, and restored through a real
-host as the template START_here does it. Beside it stand bicubic enlarging, the prior before its
-adversarial stage, and a LoRA trained by mean squared error alone (--plain-lora). --votes writes
-pairs of pictures in random order, to be voted on by people who do not know which is which, with the
-key in a file of its own.
+Photographs of scikit-image are degraded by HYPIR Degrade, enlarged, and restored through a real
+host with the template START_here. For comparison: bicubic enlarging, the prior before its
+adversarial stage, and a LoRA trained with mean squared error alone (--plain-lora). --votes writes
+pairs of images in random order for a blind vote, with the key in a separate file.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PHOTOS = {
 }
 PRESETS = ("light", "medium", "heavy")
 SCALE = 4
-MEAN_PX = 16  # side of the means whose colours are compared
+MEAN_PX = 16  # side of the squares whose mean colours are compared
 TILE_PX = 256
 BICUBIC, PRIOR, PLAIN, FULL = "bicubic", "prior alone", "MSE alone", "HYPIR"
 BOUND = "photograph, colours of the input"
@@ -90,7 +90,7 @@ def photo(name: str) -> np.ndarray:
 
 
 def measure(result: np.ndarray, target: np.ndarray) -> dict[str, float | list[float]]:
-    """Every column of the table, of one picture (H, W, 3) uint8."""
+    """All columns of the table for one image (H, W, 3) uint8."""
     a, b = (torch.from_numpy(x)[None].float() / 255 for x in (result, target))
     small = [color.rgb2lab(means(x) / 255) for x in (result, target)]
     bands = band_correlations(a, b)[0].mean(dim=1).tolist()
@@ -104,7 +104,7 @@ def measure(result: np.ndarray, target: np.ndarray) -> dict[str, float | list[fl
 
 
 def means(picture: np.ndarray) -> np.ndarray:
-    """Of squares of MEAN_PX."""
+    """Means over squares of MEAN_PX."""
     height, width = (side // MEAN_PX for side in picture.shape[:2])
     cut = picture[: height * MEAN_PX, : width * MEAN_PX].astype(float)
     return cut.reshape(height, MEAN_PX, width, MEAN_PX, 3).mean(axis=(1, 3))
@@ -118,7 +118,8 @@ def with_colors_of(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def seam(lab: Lab) -> float:
-    """Gradient energy at borders of tiles to elsewhere, over the same where nothing is tiled."""
+    """Gradient energy at tile borders relative to elsewhere, divided by that of the untiled
+    result."""
     whole, tiled = lab.run([Setting(), Setting(tile_size=TILE_PX)])
     cells = TILE_PX // CELL_PX
     borders = set()
@@ -156,7 +157,7 @@ def means_of(found: dict[str, list[dict]]) -> str:
 
 
 def verdicts(preset: str, found: dict[str, list[dict]], seams: float | None) -> list[str]:
-    """What was aimed at, and whether it holds."""
+    """The goals, and whether they hold."""
 
     def mean(method: str, column: str):
         return np.mean([m[column] for m in found[method]], axis=0)
@@ -185,7 +186,7 @@ AIMS = {"medium": 1, "heavy": 2}
 
 
 def write_pairs(pictures: dict[str, np.ndarray], folder: Path, number: int) -> None:
-    """Two pictures side by side, HYPIR's on a side that only key.csv tells, for every rival."""
+    """Write pairs of images, HYPIR and another method, with the sides recorded only in key.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, rival in enumerate(m for m in (BICUBIC, PLAIN) if m in pictures):
         draw = np.random.default_rng([number, i])
@@ -247,7 +248,7 @@ def make(plain_lora: Path | None, folder: Path, votes: Path | None) -> None:
 
 
 def write_example(row: Sequence, folder: Path) -> None:
-    """For the README: a part of the photograph, enlarged, restored."""
+    """For the README: a part of the photograph, of the enlarged image and of the restored one."""
     part = {label.split(", ")[1]: picture[EXAMPLE[2]] for picture, label in row}
     gap = np.full((part[FULL].shape[0], 8, 3), 255, np.uint8)
     shown = np.concatenate([part["photograph"], gap, part[BICUBIC], gap, part[FULL]], axis=1)

@@ -11,8 +11,8 @@ from tools.workflows.graph import NAMESPACE, Graph, Node, Output, Schemas, as_te
 NAME = "HYPIR Restore Image"
 FILE = ROOT / "subgraphs" / f"{NAME}.json"
 DESCRIPTION = (
-    "Restores a photo in one step: enlarges it, encodes, adds noise if asked to, restores, decodes "
-    "and gives the colours back. The model comes from Load HYPIR LoRA."
+    "Restores a photo in one step: enlarges and encodes it, adds noise if you want, restores, "
+    "decodes and corrects the colours. Connect the model from Load HYPIR LoRA."
 )
 OUTSIDE = 100  # id of the node on the canvas, beyond those inside
 ENTRY, EXIT = -10, -20  # the page's own ids of a subgraph's two ends

@@ -1,4 +1,4 @@
-"""What the notes on the canvas of the templates say."""
+"""Texts of the notes in the templates."""
 
 START = """## Start here: press Run
 

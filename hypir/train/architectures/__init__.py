@@ -1,7 +1,7 @@
 """Families of networks that HYPIR trains on: one entry each, in a file of its own.
 
-Everything that differs between them is asked of an entry; nothing else tells them apart. A new one
-is a file here, its name in ENTRIES, and a record in hypir.priors.
+The entries contain everything that differs between families; no other code distinguishes them. To
+add a family: a file here, its name in ENTRIES, and a record in hypir.priors.
 """
 
 from collections.abc import Mapping
@@ -28,6 +28,6 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
 
 
 def recognise(network: nn.Module, scheduler: Mapping) -> Prior | None:
-    """The prior that a diffusers network is under its scheduler's config, if any."""
+    """The prior of a diffusers network with its scheduler's config, if any."""
     found = (entry.recognise(network, scheduler) for entry in ENTRIES)
     return next((prior for prior in found if prior is not None), None)

@@ -1,4 +1,4 @@
-"""What training asks about a family of diffusers' networks, and what most families answer."""
+"""The interface of a family of diffusers' networks, with the defaults for most families."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,33 +12,33 @@ from torch import Tensor, nn
 from hypir.priors import Prior
 
 Told = Mapping[str, float]
-"""What a prior is told beside text and timestep, by name."""
+"""A prior's conditions besides text and timestep, by name."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What the network is told about some pictures beside the timestep."""
+    """A batch of the network's conditions besides the timestep."""
 
     tokens: Tensor | tuple[Tensor, ...]
-    """(B, N, token width); or one (N, token width) per picture, where captions keep their own N."""
+    """(B, N, token width); or one (N, token width) per image if captions differ in N."""
     pooled: Tensor | None
-    """(B, pooled width), None where the network takes none."""
+    """(B, pooled width), None if the network takes none."""
 
     def to(self, target: torch.device | torch.dtype) -> "Condition":
-        """The same on a device, or at a precision."""
+        """The condition on another device or in another precision."""
         pooled = self.pooled.to(target) if self.pooled is not None else None
         return Condition(self._each(lambda tokens: tokens.to(target)), pooled)
 
     def repeated(self, count: int) -> "Condition":
-        """The condition of one picture, for `count` pictures."""
+        """The condition of one image, repeated for `count` images."""
         pooled = self.pooled.expand(count, -1) if self.pooled is not None else None
         return Condition(self.tokens.expand(count, -1, -1), pooled)
 
     def with_token(self, token: Tensor, unseen: bool = False) -> "Condition":
-        """With one more token (B, 1, token width) behind each caption.
+        """The condition with an extra token (B, 1, token width) after each caption.
 
         Args:
-            unseen: leave the token out but in the graph, with no effect.
+            unseen: leave the token out, but keep it in the autograd graph without effect.
         """
         if unseen:
             return Condition(self._each(lambda tokens: tokens + 0 * token.sum()), self.pooled)
@@ -54,32 +54,33 @@ class Condition:
 
 
 class Architecture:
-    """A family of networks: one class of diffusers, called and adapted in one way."""
+    """A family of networks: one diffusers class, called and adapted in the same way."""
 
     priors: tuple[Prior, ...]
-    """Those that it serves; they share an autoencoder."""
+    """The priors of the family; they share an autoencoder."""
     network_class: str
-    """Of diffusers; it also names the blocks that FSDP keeps whole (`_no_split_modules`)."""
+    """The diffusers class; it also names the blocks that FSDP does not split
+    (`_no_split_modules`)."""
     part = "transformer"
-    """What a pipeline calls the network, and its folder."""
+    """The network's name in a pipeline, and its folder."""
     targets: tuple[str, ...]
-    """Ends of the names of the modules that a LoRA adapts, unless a recipe says otherwise; the
-    host's own loader must have a name for each."""
+    """Endings of the names of the modules that a LoRA adapts by default; the host's own loader must
+    have a name for each."""
     quant_conv = False
-    """Whether its autoencoder has a convolution between encoder and latent."""
+    """Whether the autoencoder has a convolution between encoder and latent."""
     position_table = False
-    """Whether the network has a table of positions that can be shifted."""
+    """Whether the network has a position table that can be shifted."""
 
     def recognise(self, network: nn.Module, scheduler: Mapping) -> Prior | None:
-        """The prior that a network is under its scheduler's config, if it is one of these."""
+        """The prior of a network with its scheduler's config, if it belongs to the family."""
         return self.priors[0] if type(network).__name__ == self.network_class else None
 
     def text_widths(self, network: nn.Module) -> tuple[int, int]:
-        """Widths of its text tokens and of its pooled text vector (0 = none)."""
+        """Widths of the text tokens and of the pooled text vector (0 = none)."""
         return network.config.joint_attention_dim, network.config.pooled_projection_dim
 
     def encode(self, pipeline, captions: list[str], device: torch.device) -> Condition:
-        """Condition of captions, by the text encoders of a pipeline."""
+        """The condition for captions, from the text encoders of a pipeline."""
         raise NotImplementedError
 
     def call(self, network: nn.Module, x: Tensor, t: Tensor, text: Condition, told: Told) -> Tensor:
@@ -87,28 +88,28 @@ class Architecture:
 
         Args:
             x: (B, C, h, w).
-            t: (B,) timesteps, 0 to 999, for flow 1000 s.
-            text: the captions.
-            told: what else the prior is told (SDXL's sizes, Flux's guidance).
+            t: (B,) timesteps, 0 to 999; 1000 s for flow.
+            text: the condition of the captions.
+            told: the prior's other conditions (SDXL's sizes, Flux's guidance).
         """
         raise NotImplementedError
 
     def levels(self, network: nn.Module) -> list[nn.Module]:
-        """Modules whose outputs a discriminator judges, from early to late."""
+        """Modules whose outputs a discriminator uses, from early to late."""
         return evenly(network.transformer_blocks)
 
     def feature_map(self, output, cells: tuple[int, int]) -> Tensor:
-        """Output of one of `levels` for latents of some cells, as a map (B, channels, h', w')."""
-        return as_map(output[-1], cells)  # a joint block gives text first, then the picture
+        """Output of one of `levels` as a map (B, channels, h', w')."""
+        return as_map(output[-1], cells)  # a joint block returns text first, then the image
 
     def shifted_positions(
         self, network: nn.Module, draw: np.random.Generator
     ) -> AbstractContextManager:
-        """Within, the table of positions is shifted at random; for those that have one."""
+        """A context in which the position table is shifted at random, if the network has one."""
         raise NotImplementedError
 
     def small_network(self, width: int) -> nn.Module:
-        """A small network with random weights, quick on a CPU.
+        """A small network with random weights, fast on a CPU.
 
         Args:
             width: of a UNet, a multiple of 64; the host recognises 320 only.
@@ -116,7 +117,7 @@ class Architecture:
         raise NotImplementedError
 
     def small_vae(self) -> nn.Module:
-        """AutoencoderKL with the latents of the priors, random weights, 1 M parameters."""
+        """An AutoencoderKL with the priors' latent format and random weights, 1 M parameters."""
         from diffusers import AutoencoderKL
 
         prior = self.priors[0]
@@ -134,11 +135,11 @@ class Architecture:
 
 
 def evenly(blocks: Sequence[nn.Module]) -> list[nn.Module]:
-    """Three blocks of a transformer, the last among them."""
+    """Three blocks of a transformer, including the last."""
     return [blocks[i] for i in sorted({math.ceil(len(blocks) * k / 3) - 1 for k in (1, 2, 3)})]
 
 
 def as_map(tokens: Tensor, cells: tuple[int, int]) -> Tensor:
-    """Tokens (B, N, C), first those of 2x2 cells each, as a map (B, C, h/2, w/2)."""
+    """The first tokens of (B, N, C), one per 2x2 cells, as a map (B, C, h/2, w/2)."""
     h, w = cells[0] // 2, cells[1] // 2
     return tokens[:, : h * w].movedim(1, -1).unflatten(-1, (h, w))

@@ -22,7 +22,7 @@ class Flux(Architecture):
         return Condition(tokens, pooled)
 
     def call(self, network: nn.Module, x: Tensor, t: Tensor, text: Condition, told: Told) -> Tensor:
-        """Velocity; `told` has the distilled guidance."""
+        """Velocity; `told` contains the distilled guidance."""
         h, w = x.shape[-2:]
         rows, columns = torch.meshgrid(torch.arange(h // 2), torch.arange(w // 2), indexing="ij")
         places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)
@@ -42,11 +42,11 @@ class Flux(Architecture):
         return unpack(output, h, w)
 
     def levels(self, network: nn.Module) -> list[nn.Module]:
-        """Of both kinds of blocks."""
+        """Blocks of both kinds."""
         return evenly([*network.transformer_blocks, *network.single_transformer_blocks])
 
     def small_network(self, width: int) -> nn.Module:
-        """One block of each kind, of width 256: the host recognises them."""
+        """One block of each kind, width 256, which the host recognises."""
         from diffusers import FluxTransformer2DModel
 
         return FluxTransformer2DModel(

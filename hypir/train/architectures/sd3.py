@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5: a transformer of joint blocks with a table of positions."""
+"""Stable Diffusion 3 and 3.5: a transformer of joint blocks with a position table."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -30,8 +30,8 @@ class StableDiffusion3(Architecture):
         "ff_context.net.2",
         "proj_out",
     )
-    """All linear layers of the blocks that see pictures or text, and the last one. The second
-    attention of some SD 3.5 blocks (attn2) has no LoRA name in the host."""
+    """All linear layers of the blocks for image and text, and the last layer. The second attention
+    of some SD 3.5 blocks (attn2) has no LoRA name in the host."""
 
     def encode(self, pipeline, captions: list[str], device: torch.device) -> Condition:
         """Condition of captions."""
@@ -51,21 +51,21 @@ class StableDiffusion3(Architecture):
     def shifted_positions(
         self, network: nn.Module, draw: np.random.Generator
     ) -> AbstractContextManager:
-        """By any number of rows and columns."""
+        """Shift by any number of rows and columns."""
         side = network.pos_embed.pos_embed_max_size
         return shifted_table(network, *draw.integers(0, side, 2).tolist())
 
     def small_network(self, width: int) -> nn.Module:
-        """Two blocks of width 128, whatever `width` is: the host recognises them."""
+        """Two blocks of width 128 for any `width`; the host recognises them."""
         return tiny_network(2)
 
 
 @contextmanager
 def shifted_table(network: nn.Module, dy: int, dx: int) -> Iterator[None]:
-    """Within, an SD3 network reads its position table shifted by (dy, dx), periodically.
+    """A context in which an SD3 network reads its position table shifted by (dy, dx), periodically.
 
-    It reads the middle of the table only, so a network trained on small crops would never see the
-    rest, which larger tiles need.
+    A network reads only the middle of the table on small crops. Without the shift it would never
+    train the rest, which larger tiles need.
     """
     embed = network.pos_embed
     table, side = embed.pos_embed, embed.pos_embed_max_size

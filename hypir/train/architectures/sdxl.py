@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: a UNet that is also told sizes and a pooled text vector."""
+"""Stable Diffusion XL: a UNet with sizes and a pooled text vector as further conditions."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ class StableDiffusionXL(StableDiffusion):
     addition = "text_time"
 
     def text_widths(self, network: nn.Module) -> tuple[int, int]:
-        """Widths of a text token and of the pooled vector, which goes in beside six sizes."""
+        """Widths of a text token and of the pooled vector, which is combined with six sizes."""
         config = network.config
         sizes = 6 * config.addition_time_embed_dim
         return config.cross_attention_dim, config.projection_class_embeddings_input_dim - sizes
@@ -43,7 +43,7 @@ class StableDiffusionXL(StableDiffusion):
         )[0]
 
     def small_network(self, width: int) -> nn.Module:
-        """Three blocks down and up, as deep in transformers as the full network."""
+        """Three blocks down and up, with the transformer depths of the full network."""
         from diffusers import UNet2DConditionModel
 
         return UNet2DConditionModel(

@@ -23,10 +23,10 @@ class StableDiffusion(Architecture):
     targets = TARGETS
     quant_conv = True
     addition: str | None = None
-    """What the network adds to its timestep, by diffusers' name."""
+    """diffusers' name of what the network adds to its timestep."""
 
     def recognise(self, network: nn.Module, scheduler: Mapping) -> Prior | None:
-        """By what is added to the timestep, the width of a token and the scheduler's prediction."""
+        """Decided by the addition to the timestep, the token width and the prediction."""
         if super().recognise(network, scheduler) is None:
             return None
         config = network.config
@@ -41,7 +41,7 @@ class StableDiffusion(Architecture):
         return next(found, None)
 
     def text_widths(self, network: nn.Module) -> tuple[int, int]:
-        """Widths of a text token and of the pooled text vector, none here."""
+        """Widths of a text token and of the pooled text vector (none here)."""
         return network.config.cross_attention_dim, 0
 
     def encode(self, pipeline, captions: list[str], device: torch.device) -> Condition:
@@ -54,11 +54,11 @@ class StableDiffusion(Architecture):
         return network(x, t, encoder_hidden_states=text.tokens, return_dict=False)[0]
 
     def levels(self, network: nn.Module) -> list[nn.Module]:
-        """Down and middle blocks."""
+        """The down and middle blocks."""
         return [*network.down_blocks, network.mid_block]
 
     def feature_map(self, output, cells: tuple[int, int]) -> Tensor:
-        """A block's map; a down block gives it first, then those for the way up."""
+        """A block's output map; a down block returns it first, then those for the up path."""
         return output[0] if isinstance(output, tuple) else output
 
     def small_network(self, width: int) -> nn.Module:
@@ -71,7 +71,7 @@ class StableDiffusion(Architecture):
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             block_out_channels=(width, width),
             layers_per_block=1,
-            attention_head_dim=width // 64,  # diffusers means the number of heads
+            attention_head_dim=width // 64,  # in diffusers this is the number of heads
             cross_attention_dim=1024,
             use_linear_projection=True,
         )

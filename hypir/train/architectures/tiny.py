@@ -1,4 +1,4 @@
-"""The tiny base, trained from scratch: SD3's network, small, and an autoencoder in TAESD layout."""
+"""The tiny base, trained from scratch: a small SD3 network and an autoencoder in TAESD layout."""
 
 import torch
 from torch import nn
@@ -8,16 +8,16 @@ from hypir.priors import SD3
 from ..klt import start_as_transform
 
 TINY_PRIOR = SD3
-"""The prior that the tiny base is one of."""
+"""The prior of the tiny base."""
 
 
 def tiny_models(depth: int, seed: int) -> tuple[nn.Module, nn.Module]:
-    """Network and autoencoder as training begins with them."""
+    """The network and autoencoder at the start of training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network, vae = tiny_network(depth), tiny_vae()
     start_as_transform(vae)
-    # The velocity starts at zero, that is at a loss of 2.
+    # The velocity starts at zero, with a loss of 2.
     nn.init.zeros_(network.proj_out.weight)
     nn.init.zeros_(network.proj_out.bias)
     # 1.2 to 1.7 times as fast on a CPU: its layers are all convolutions.
@@ -46,19 +46,19 @@ def tiny_network(depth: int = 3) -> nn.Module:
 
 
 def tiny_vae() -> nn.Module:
-    """Autoencoder of the tiny recipe: TAESD layout, 16 channels; its latents are scaled ones."""
+    """Autoencoder of the tiny recipe: TAESD layout, 16 channels; its latents are already scaled."""
     from diffusers import AutoencoderTiny
 
     vae = AutoencoderTiny(latent_channels=16)
     for module in vae.modules():
         if isinstance(module, nn.Conv2d):
-            # torch's own start shrinks the signal at each of the layers without bias.
+            # torch's default initialisation shrinks the signal in each layer without bias.
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     for block in vae.modules():
         if type(block).__name__ == "AutoencoderTinyBlock":
-            nn.init.zeros_(block.conv[-1].weight)  # a block starts as identity
+            nn.init.zeros_(block.conv[-1].weight)  # a block starts as the identity
     for half in (vae.encoder, vae.decoder):
         half.layers[-1].weight.data.mul_(0.3)
     vae.decoder.layers[-1].bias.data.fill_(0.5)  # mid grey

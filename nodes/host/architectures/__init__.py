@@ -1,4 +1,4 @@
-"""The families of base models as the host knows them, one entry each; all else asks here."""
+"""The families of base models on the host's side, one entry each; all other code asks here."""
 
 from ....hypir.priors import Prior
 from .architecture import Architecture, TextWidths
@@ -18,7 +18,7 @@ def detect(model) -> tuple[Architecture, Prior]:
     """The family and the prior of a MODEL, from its classes, prediction and latent format.
 
     Raises:
-        ValueError: if HYPIR has no prior like it.
+        ValueError: if HYPIR does not support the model.
     """
     base = model.model
     prediction = prediction_of(model.get_model_object("model_sampling"))

@@ -86,12 +86,12 @@ def run_experiments(lab: Lab, page: Path, only: Sequence[str] = ()) -> list[Find
 
 
 def beside(page: Path) -> Path:
-    """The folder of the page's plots, and of the findings that it is written from."""
+    """The folder of the page's plots and of the findings it is generated from."""
     return page.parent / page.stem
 
 
 def keep_finding(finding: Finding, file: Path) -> None:
-    """As JSON; plots to six digits, which is more than is seen."""
+    """Save as JSON, with six digits for plots, more than is visible."""
 
     def plain(value):
         if isinstance(value, float):
@@ -105,7 +105,7 @@ def keep_finding(finding: Finding, file: Path) -> None:
 
 
 def load_finding(file: Path) -> Finding:
-    """One that was kept, so that a page holds all that were ever run."""
+    """Load a saved finding, so that the page contains all experiments ever run."""
     fields = json.loads(file.read_text("utf-8"))
     panels = tuple(Panel(**panel) for panel in fields["panels"])
     return Finding(**{**fields, "panels": panels})
@@ -129,7 +129,7 @@ def write_page(lab: Lab, page: Path, found: Sequence[Finding]) -> None:
 
 
 def section(finding: Finding, folder: str, weights: str) -> str:
-    """One experiment as Markdown, and that it is of other weights than `weights` if it is."""
+    """One experiment as Markdown, with a note if it used other weights than `weights`."""
     parts = [
         f"## {finding.title}",
         f"*{finding.claim}*",

@@ -1,4 +1,4 @@
-"""`nox -s bench -- parity`: the host with this pack against diffusers + peft, full size.
+"""`nox -s bench -- parity`: the host with this pack compared with diffusers + peft, full size.
 
 Random full-size weights, a rank-256 LoRA of the public file's 257 modules, float32, one 512 px
 tile: encode, step at t = 200, decode without clamping.
@@ -38,7 +38,7 @@ RESULTS = ("encoded latent", "restored latent", "decoded image")
 def of_diffusers(
     unet: torch.nn.Module, vae: torch.nn.Module, lora: dict[str, Tensor]
 ) -> tuple[list[Tensor], float]:
-    """What the reference computes, and how much the LoRA changes the network's output.
+    """The reference's results, and how much the LoRA changes the network's output.
 
     Returns:
         Latent and restored latent (both scaled), image; root mean square of the change of eps in
@@ -63,7 +63,7 @@ def of_diffusers(
 def of_host(
     pack: host.Host, unet_state: dict, vae_state: dict, lora: dict[str, Tensor]
 ) -> list[Tensor]:
-    """The same through the pack's nodes; the decoder before its clamp."""
+    """The same through the pack's nodes; the decoder's output before clamping."""
     model = host.make_model(unet_state, torch.float32)
     vae = host.make_vae(vae_state, torch.float32)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""`nox -s bench -- restore`: work, wall clock and memory of restoring a picture."""
+"""`nox -s bench -- restore`: computation, time and memory of restoring an image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 def main(options: list[str]) -> None:
     parser = argparse.ArgumentParser("nox -s bench -- restore", description=__doc__)
     parser.add_argument(
-        "--sizes", type=int, nargs="*", default=[512, 1024], help="timed, in px; 0 to 6144"
+        "--sizes", type=int, nargs="*", default=[512, 1024], help="sizes to time in px, 0 to 6144"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of the timed models")
     parser.add_argument("--only", choices=("work", "clock", "memory"), nargs="*")
@@ -124,7 +124,7 @@ def memory_section(pack: host.Host) -> str:
 
 @dataclass(frozen=True)
 class Clocked:
-    """What the wall clock said."""
+    """The measured times."""
 
     dtype: str
     ours: dict[int, clock.Times]
@@ -136,7 +136,7 @@ class Clocked:
     live: float
     """MiB of live tensors at the peak of the real run at 512 px, beyond the final image."""
     expected: float
-    """The same as the memory table counts it."""
+    """The same, as counted for the memory table."""
 
 
 def run_clock(pack: host.Host, sizes: list[int], dtype: str) -> Clocked:
@@ -165,7 +165,7 @@ def run_clock(pack: host.Host, sizes: list[int], dtype: str) -> Clocked:
     gc.collect()
     reference = clock.Reference(kind, lora, device)
     theirs = {}
-    reference.graph(512)()  # warm, as ours is
+    reference.graph(512)()  # warm up, as for our run
     for px in (px for px in sizes if px <= 2048):
         theirs[px] = reference.watch.run(reference.graph(px))
         log.info("reference %d px: %s", px, theirs[px])

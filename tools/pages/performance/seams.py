@@ -1,6 +1,6 @@
 """`nox -s bench -- seams`: how visible tile borders are, by stage and overlap.
 
-Two tiles side by side on a photo enlarged twice, against the same stage untiled, with full-size
+Two tiles side by side on a photo enlarged 2x, compared with the same stage untiled, with full-size
 models and random weights.
 """
 
@@ -33,14 +33,15 @@ DEPTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16)  # cells from the edge of a tile
 
 @dataclass(frozen=True)
 class Seam:
-    """How a tiled result differs from the untiled one around the border of two tiles."""
+    """The difference of a tiled and the untiled result around the border of two tiles."""
 
     band: float
-    """Gradient energy across the border to that elsewhere, over the same of the untiled result."""
+    """Gradient energy across the border relative to elsewhere, divided by that of the untiled
+    result."""
     line: float
     """The same for the worst single line of the border."""
     line_elsewhere: float
-    """The worst line outside: what counts as nothing."""
+    """The worst line outside the border: the level without a seam."""
     difference: float
     """Root mean square of tiled minus untiled, in standard deviations of the untiled."""
 
@@ -59,8 +60,8 @@ def measure(tiled: Tensor, whole: Tensor, axis: Axis, scale: int) -> Seam:
     """The seam between two tiles side by side.
 
     Line k lies between columns k - 1 and k; those of the overlap and MARGIN cells on either side
-    are the border. The last cells are left out, since the untiled result goes on there. 1 = as in
-    the untiled result.
+    are the border. The last cells are excluded, because the untiled result continues there. 1 = as
+    in the untiled result.
 
     Args:
         tiled, whole: (B, C, H, W), W = axis.length * scale.
@@ -84,7 +85,7 @@ def measure(tiled: Tensor, whole: Tensor, axis: Axis, scale: int) -> Seam:
 
 
 def error_by_depth(part: Tensor, whole: Tensor, scale: int) -> list[float]:
-    """How wrong a tile is near its right edge, beyond which the picture goes on.
+    """The error of a tile by distance from its right edge, where the image continues.
 
     Returns:
         For every distance of DEPTHS from that edge the root mean square of tile minus whole, in

@@ -1,4 +1,4 @@
-"""What a training step's time is made of."""
+"""The composition of a training step's time."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     x_s = (1 - s) z + s eps,   L = || v(x_s, s) - (eps - z) ||^2        [Liu et al. 2022]
 
-s is drawn logit-normal, as for SD3 (Esser et al. 2024). There is no text: the network sees the zero
-token and the zero vector, as the nodes give it without a CLIP.
+s is drawn logit-normal, as for SD3 (Esser et al. 2024). There is no text: the network gets the zero
+token and the zero vector, as from the nodes without a CLIP.
 """
 
 import math
@@ -21,11 +21,14 @@ from hypir.predictions import FLOW
 from hypir.weight_files import write_tensors
 
 from .architectures import ARCHITECTURES, Condition
-from .data import Batch, derive_seed
+from .data import derive_seed
+from .feed import Batch
+from .files import PRIOR_FILE
 from .generator import call_network, decode, frozen_encoder
-from .loop import Ema, add_up, make_optimizer, settle, synced, update
-from .models import DTYPES, PRIOR_FILE, Base, load_base
-from .recipes import Recipe
+from .loop import Ema, add_up, settle, synced, trainable, update
+from .models import DTYPES, Base, load_base
+from .recipe import Recipe
+from .schedule import make_optimizer
 from .sharding import prepare, whole
 
 
@@ -44,31 +47,31 @@ class Flow(nn.Module):
         )
 
 
-class PriorStage:
+class DiffusionStage:
     """See loop.Stage."""
 
-    name = "prior"
+    name = "diffusion"
     degrades = False
 
     def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
         self._recipe, self._accelerator = recipe, accelerator
         base = base or load_base(recipe)
-        if base.prior.betas is not None:  # flow matching wants every level between 0 and 1
+        if base.prior.betas is not None:  # flow matching needs every level between 0 and 1
             raise ValueError(
-                f"the prior stage trains by flow matching, not {base.prior.title}; leave it out of "
-                f"--stages"
+                f"the diffusion stage trains flow models only, not {base.prior.title}; remove it "
+                f"from --stages"
             )
         device = accelerator.device
         self._encoder = frozen_encoder(base.vae, base.prior).to(device)
         self._vae, self._text, self.prior = base.vae.to(device), base.text.to(device), base.prior
         self.flow = Flow(base).requires_grad_(True).train()
-        if recipe.gradient_checkpointing:
+        if recipe.engine.gradient_checkpointing:
             base.network.enable_gradient_checkpointing()
         self.modules = {"flow": self.flow}
-        optimizer = make_optimizer(recipe, self.flow)
+        optimizer = make_optimizer(recipe.optimizer, trainable(self.flow).values())
         self._f, optimizer = prepare(accelerator, self.flow, optimizer)
         self.optimizers = {"flow": optimizer}
-        self.ema = Ema(self.flow, recipe.ema)
+        self.ema = Ema(self.flow, recipe.schedule.ema)
 
     def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
         """One update of the network."""
@@ -79,13 +82,15 @@ class PriorStage:
                 self._accelerator.backward(loss / count)
             add_up(sums, {"loss": loss})
         values = settle(self._accelerator, sums, count)
-        norm = update(self._accelerator, self.optimizers["flow"], self.flow, self._recipe.clip)
+        norm = update(
+            self._accelerator, self.optimizers["flow"], self.flow, self._recipe.optimizer.clip
+        )
         return {**values, "gradient": float(norm)}
 
     @torch.no_grad()
     def result(self, batch: Batch) -> Tensor:
-        """The degraded picture after the one step, untrained for it."""
-        prior, told = self.prior, self._recipe.timestep
+        """The degraded image after one step of this network, which was not trained to restore."""
+        prior, told = self.prior, self._recipe.lora.timestep
         level = prior.level(told if told >= 0 else prior.timestep)
         with self._accelerator.autocast(), self.ema.applied():
             condition = self._text.encode(batch.captions, batch.target.device)
@@ -97,10 +102,11 @@ class PriorStage:
 
     def export(self, folder: Path) -> list[Path]:
         """The averaged network under diffusers' names, which the host recognises."""
-        path, dtype = folder / PRIOR_FILE, DTYPES[self._recipe.export]
+        path, dtype = folder / PRIOR_FILE, DTYPES[self._recipe.saving.export]
         with self.ema.applied():
             state = whole(self.flow.network.state_dict())
-            # Written in here: afterwards the same memory holds the last step's weights again.
+            # Copied in this block: afterwards the same memory contains the last step's weights
+            # again.
             if self._accelerator.is_main_process:
                 state = {k: v.to("cpu", dtype) for k, v in state.items()}
                 write_tensors(path, state, {"hypir.prior": self.prior.name})
@@ -121,6 +127,6 @@ class PriorStage:
         return F.mse_loss(v.float(), eps - z)
 
     def _positions(self, draw: np.random.Generator) -> AbstractContextManager:
-        if not self._recipe.random_positions:
+        if not self._recipe.conditions.random_positions:
             return nullcontext()
         return ARCHITECTURES[self.prior.name].shifted_positions(self.flow.network, draw)
