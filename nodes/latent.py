@@ -189,10 +189,10 @@ class HYPIRDecode(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Keeps the input's own detail. 0 keeps all restored detail; 1 takes "
-                    "the reference's detail wherever both have equally much of it, so that shapes "
-                    "stay as in the photo. Blur and noise of the input do not return. Needs a "
-                    "reference.",
+                    tooltip="Keeps the detail of the input. 0 keeps all restored detail. 1 uses "
+                    "the reference's detail wherever both have the same amount of it, so that "
+                    "shapes stay as in the photo. Blur and noise of the input do not return. Needs "
+                    "a reference.",
                 ),
             ],
             outputs=[io.Image.Output(tooltip="The restored image, the same size as the input.")],
