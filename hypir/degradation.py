@@ -25,21 +25,20 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .blocks import OnPart, Parts, blocks
+from .blocks import OnBlock, OnPart, Parts, blocks
 from .degradation_kernels import (
-    OnBlock,
     blur,
     fade,
     gaussian_kernel,
     jpeg,
     plateau_kernel,
-    resize,
     scratch,
     sinc_kernel,
     speck,
 )
 from .degradation_presets import PRESETS, Aging, Degradation, Order, Range
 from .noise import seeded_generator
+from .resize import resize
 
 T = TypeVar("T")
 

@@ -17,16 +17,13 @@ It differs from libjpeg by 0.05 to 0.7 levels.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .blocks import SIDE_PX, blocks
+from .blocks import OnBlock, blocks, tell
 from .image import symmetric_index
-
-OnBlock = Callable[[], None]
 
 # Tables K.1 and K.2 of ITU-T T.81 (the JPEG standard), rows in order of vertical frequency
 LUMA_TABLE = (
@@ -124,48 +121,8 @@ def blur(picture: Tensor, kernel: Tensor, on_block: OnBlock | None = None) -> Te
         )
         padded = picture[..., rows[:, None], columns]
         result[(..., *block.place)] = F.conv2d(padded, weight, groups=channels)
-        _tell(on_block)
+        tell(on_block)
     return result
-
-
-def resize(
-    picture: Tensor,
-    size: tuple[int, int],
-    mode: str,
-    antialias: bool,
-    on_block: OnBlock | None = None,
-) -> Tensor:
-    """Resized to (height, width) by torch's area, bilinear or bicubic.
-
-    All three are separable: a large picture is resized along its rows, some rows at once, then
-    along its columns.
-    """
-    options = {} if mode == "area" else {"align_corners": False, "antialias": antialias}
-    height, width = picture.shape[-2:]
-    if max(height * width, size[0] * size[1]) <= SIDE_PX**2:
-        _tell(on_block)
-        return F.interpolate(picture, size, mode=mode, **options)
-    wide = picture.new_empty(*picture.shape[:2], height, size[1])
-    for rows in _slices(height, SIDE_PX**2 // max(width, size[1])):
-        part = picture[..., rows, :]
-        wide[..., rows, :] = F.interpolate(part, (part.shape[-2], size[1]), mode=mode, **options)
-        _tell(on_block)
-    result = picture.new_empty(*picture.shape[:2], *size)
-    for columns in _slices(size[1], SIDE_PX**2 // max(height, size[0])):
-        part = wide[..., columns]
-        result[..., columns] = F.interpolate(part, (size[0], part.shape[-1]), mode=mode, **options)
-        _tell(on_block)
-    return result
-
-
-def _slices(length: int, step: int) -> list[slice]:
-    step = max(step, 1)
-    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
-
-
-def _tell(on_block: OnBlock | None) -> None:
-    if on_block is not None:
-        on_block()
 
 
 def jpeg(picture: Tensor, quality: int, on_block: OnBlock | None = None) -> Tensor:
@@ -188,7 +145,7 @@ def jpeg(picture: Tensor, quality: int, on_block: OnBlock | None = None) -> Tens
     for block in blocks(*picture.shape[-2:], halo=CELL_PX):
         part = _compressed(picture[(..., *block.outer)], quality)
         result[(..., *block.place)] = part[(..., *block.inner)]
-        _tell(on_block)
+        tell(on_block)
     return result
 
 
@@ -267,7 +224,7 @@ def fade(
         part = picture[(..., *block.place)]
         gray = (part * weights).sum(1, keepdim=True)
         result[(..., *block.place)] = black + (top - black) * (gray + saturation * (part - gray))
-        _tell(on_block)
+        tell(on_block)
     return result
 
 
@@ -310,7 +267,7 @@ def scratch(
         alpha = strength * ends * torch.exp(-((across / half_width) ** 2) / 2)
         part = picture[(..., *block.place)]
         result[(..., *block.place)] = part + alpha * (tone - part)
-        _tell(on_block)
+        tell(on_block)
     return result
 
 

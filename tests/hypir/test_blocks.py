@@ -11,10 +11,11 @@ from torch.testing import assert_close
 from hypir.blocks import Parts, blocks
 from hypir.color import transfer_color
 from hypir.degradation import DRAWN_AT_ONCE, _drawn_together, degrade_pixels
-from hypir.degradation_kernels import blur, fade, gaussian_kernel, jpeg, resize, scratch
+from hypir.degradation_kernels import blur, fade, gaussian_kernel, jpeg, scratch
 from hypir.degradation_presets import PRESETS, Degradation, Order
 from hypir.image import resize as resize_image
 from hypir.image import resize_rows
+from hypir.resize import resize
 from hypir.texture import measure_richness, richness_map
 from hypir.texture_match import match_texture
 from tools.pages.performance.live_bytes import LiveBytes
