@@ -185,13 +185,9 @@ def _tell(
     Where it cannot write, as on a full disk, the run ends as if it were asked to: with the next
     step and its checkpoint.
     """
-    if watch is None:
-        return
     try:
-        if values is not None:
-            watch.step(step, values)
-        else:
-            watch.validate(step, stage)
+        if watch is not None:
+            watch.validate(step, stage) if values is None else watch.step(step, values)
     except OSError as error:
         REQUESTS.stop = REQUESTS.stop or f"an error: {recipe.out!r} cannot be written ({error})"
 
