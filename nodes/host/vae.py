@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ...hypir.encoder import check_encoder_fits, read_encoder
-from ...hypir.image import color_channels, crop_padded, latent_size
+from ...hypir.image import color_channels, count_not_finite, crop_padded, latent_size
 from ...hypir.noise import standard_normal
 from ...hypir.priors import VAE_COST
 from ...hypir.tiling import CELL_PX, Tile, TilePlan, plan_tiles, run_tiles
 from .files import load_with_host
 from .memory import Progress, check_cancelled, describe_plan, planned_batch, run_on_ladder
+from .outputs import VAE_REMEDY, check_output
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ def encode(
 
         def process(tiles: list[Tile]) -> Tensor:
             check_cancelled()
-            return work.encode(torch.cat([_window(image, tile) for tile in tiles]))
+            latents = work.encode(torch.cat([_window(image, tile) for tile in tiles]))
+            return _checked(latents, tiles, "encode", "the encoder", vae)
 
         run_tiles(
             plan, process, out, batch=batch, on_batch=lambda n, total, _: progress.update(n, total)
@@ -100,6 +102,12 @@ def decode(
             f"this VAE decodes latents of {vae.latent_channels} channels (batch, channels, h, w), "
             f"got {tuple(latent.shape)}; use the VAE of the model that made the latent"
         )
+    bad = count_not_finite(latent)
+    if bad:
+        raise ValueError(
+            f"a latent must hold finite numbers, but {bad} of {latent.numel()} values are NaN or "
+            f"infinite; the node that made it failed, run its model in another precision"
+        )
     height, width = latent.shape[-2:]
     kept = size or (height * CELL_PX, width * CELL_PX)
     work = _without_clamp(_without_own_tiling(vae))
@@ -119,7 +127,8 @@ def decode(
         def process(tiles: list[Tile]) -> Tensor:
             check_cancelled()
             crops = torch.cat([t.crop(latent) for t in tiles])
-            return work.decode(crops).movedim(-1, 1)  # BHWC -> BCHW
+            pixels = work.decode(crops).movedim(-1, 1)  # BHWC -> BCHW
+            return _checked(pixels, tiles, "decode", "the decoder", vae)
 
         def show(done: int, total: int, pixels: Tensor) -> None:
             progress.update(done, total, pixels if len(plan.boxes) > 1 else None)
@@ -150,6 +159,10 @@ def load_encoder(vae, path: str, name: str):
         )
     log.info("HYPIR: encoder %s, %d tensors", name, len(encoder.tensors))
     return replaced
+
+
+def _checked(result: Tensor, tiles: list[Tile], stage: str, maker: str, vae) -> Tensor:
+    return check_output(result, tiles, stage, maker, vae.vae_dtype, VAE_REMEDY)
 
 
 def _planner(height: int, width: int, tile: int, overlap: int):
