@@ -7,6 +7,7 @@ from ..hypir.image import (
     alpha_channel,
     check_image,
     latent_size,
+    padded_size,
     repeat_items,
     resize,
 )
@@ -21,9 +22,7 @@ from .inputs import (
     tile_cells,
     tile_inputs,
 )
-
-SIZE_KEY = "hypir_size"
-"""Key of a LATENT: (height, width) of the picture in it and (h, w) of the latent it belongs to."""
+from .sizes import is_moved, true_size, with_size
 
 
 class HYPIREncode(io.ComfyNode):
@@ -66,8 +65,7 @@ class HYPIREncode(io.ComfyNode):
         check_image(image)
         seeds = item_seeds(seed, image.shape[0]) if posterior == "sample" else None
         latent = _vae.encode(vae, image, **tile_cells(tile_size, overlap), sample_seeds=seeds)
-        size = tuple(image.shape[1:3])
-        return io.NodeOutput({"samples": latent, SIZE_KEY: (size, latent_size(*size))})
+        return io.NodeOutput(with_size({}, latent, tuple(image.shape[1:3])))
 
 
 class HYPIRInjectNoise(io.ComfyNode):
@@ -136,8 +134,7 @@ class HYPIRInjectNoise(io.ComfyNode):
         size = true_size(samples)
         # The strength counts in the model's units: the host's LATENT is larger by 1 / scale.
         noisy = inject_noise(latent, strength / prior.latent_scale, seeds, mask, size=size)
-        out["samples"] = noisy
-        return io.NodeOutput(out)
+        return io.NodeOutput(with_size(out, noisy, size))
 
 
 class HYPIRDecode(io.ComfyNode):
@@ -200,6 +197,7 @@ class HYPIRDecode(io.ComfyNode):
             cells = tuple(latent.shape[-2:])
             if size is None and latent_size(*reference.shape[1:3]) == cells:
                 size = tuple(reference.shape[1:3])
+                _check_place(samples, size)
         image = _vae.decode(vae, latent, size, **tile_cells(tile_size, overlap))
         if reference is not None and color_fix != "none" and color_strength > 0:
             colors = reference[..., :3].expand(*reference.shape[:3], 3)
@@ -211,18 +209,17 @@ class HYPIRDecode(io.ComfyNode):
         return io.NodeOutput(image)
 
 
+def _check_place(samples: dict, size: tuple[int, int]) -> None:
+    """Raises ValueError where the reference's size would cut a picture that lies elsewhere."""
+    if size != padded_size(*size) and is_moved(samples):
+        raise ValueError(
+            f"a node moved the picture in the latent (flip, rotate, shift), so the {size[1]}x"
+            f"{size[0]} px of the reference no longer lie top left in it; move the image before "
+            f"HYPIR Encode, or the decoded one, instead"
+        )
+
+
 def _with_alpha(image, alpha):
     from torch import cat
 
     return cat([image, resize(alpha, *image.shape[1:3]).to(image)], dim=-1)
-
-
-def true_size(samples: dict) -> tuple[int, int] | None:
-    """Size of the picture in a LATENT, if it is known and the latent still has its shape.
-
-    Nodes that crop, flip or enlarge a latent carry the key along, but not its meaning.
-    """
-    if SIZE_KEY not in samples:
-        return None
-    size, cells = samples[SIZE_KEY]
-    return tuple(size) if tuple(samples["samples"].shape[-2:]) == tuple(cells) else None
