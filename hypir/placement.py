@@ -16,6 +16,10 @@ MARGIN = 0.02
 """How much likelier another place must be: neighbours in a smooth picture are much alike."""
 FOUND = 0.5
 """From which likeness on a picture counts as found at another place."""
+PART = 8
+"""Cells along a side of the parts that are looked for one by one."""
+SETTLED = 0.75
+"""Share of the parts that must be in their place."""
 KEPT, MOVED, UNKNOWN = "kept", "moved", "unknown"
 
 _TURNS = ((), (-1,), (-2,), (-2, -1))
@@ -31,7 +35,8 @@ def place(before: Tensor, now: Tensor) -> str:
 
     Returns:
         KEPT if every picture of `now` lies where one of `before` lay; MOVED if one was found
-        mirrored, turned or shifted; UNKNOWN for a latent of another size or another picture.
+        mirrored, turned or shifted; UNKNOWN for one of another size, stretched, or of another
+        picture.
     """
     if now.shape[1:] != before.shape[1:]:
         return UNKNOWN
@@ -41,14 +46,35 @@ def place(before: Tensor, now: Tensor) -> str:
         # In the order of a repeated batch first, so that the usual case is one comparison.
         order = sorted(range(len(before)), key=lambda j, i=i: j != i % len(before))
         if not any(_is_partly_equal(before[j], item) for j in order):
-            places.add(_place([_likeness(old[j], _detail(item)) for j in order]))
+            found = {_place(old[j], _detail(item)) for j in order}
+            places.add(next(p for p in (KEPT, MOVED, UNKNOWN) if p in found))
     return next((p for p in (MOVED, UNKNOWN) if p in places), KEPT)
 
 
-def _place(likenesses: list[tuple[float, float]]) -> str:
-    if any(still > 0 and still >= elsewhere - MARGIN for still, elsewhere in likenesses):
-        return KEPT
-    return MOVED if any(elsewhere >= FOUND for _, elsewhere in likenesses) else UNKNOWN
+def _place(before: Tensor, now: Tensor) -> str:
+    """Of one picture; both as _detail gives them."""
+    still, elsewhere = _likeness(before, now)
+    if still > 0 and still >= elsewhere - MARGIN:
+        return UNKNOWN if _is_stretched(before, now) else KEPT
+    return MOVED if elsewhere >= FOUND else UNKNOWN
+
+
+def _is_stretched(before: Tensor, now: Tensor) -> bool:
+    """Whether parts of a picture are found elsewhere, though the whole is in its place.
+
+    It was enlarged or shrunk around a point that stayed. Pictures of less than 4 parts a side
+    (256 px) are too small to tell.
+    """
+    height, width = before.shape[-2:]
+    if min(height, width) < 4 * PART:
+        return False
+    votes = []
+    for y in range(0, height - PART + 1, PART):
+        for x in range(0, width - PART + 1, PART):
+            window = (..., slice(y, y + PART), slice(x, x + PART))
+            still, elsewhere = _likeness(before[window], now[window], ((),))
+            votes.append(still >= elsewhere - MARGIN)
+    return sum(votes) < SETTLED * len(votes)
 
 
 def _is_partly_equal(before: Tensor, now: Tensor) -> bool:
@@ -67,7 +93,7 @@ def _detail(item: Tensor) -> Tensor:
     return item - item.mean(dim=(-2, -1), keepdim=True)
 
 
-def _likeness(before: Tensor, now: Tensor) -> tuple[float, float]:
+def _likeness(before: Tensor, now: Tensor, turns=_TURNS) -> tuple[float, float]:
     """Correlation in place, and the greatest at any other place or turn; both -1 to 1."""
     scale = float(before.norm() * now.norm())
     if scale == 0:
@@ -75,7 +101,7 @@ def _likeness(before: Tensor, now: Tensor) -> tuple[float, float]:
     target = torch.fft.rfft2(now)
     best = -1.0
     still = 0.0
-    for axes in _TURNS:
+    for axes in turns:
         turned = before.flip(axes) if axes else before
         spectrum = (torch.fft.rfft2(turned).conj() * target).sum(dim=0)
         found = torch.fft.irfft2(spectrum, s=before.shape[-2:]) / scale
