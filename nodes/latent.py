@@ -1,5 +1,7 @@
 """Image to latent, noise into the latent, latent to image."""
 
+import logging
+
 from comfy_api.latest import io
 
 from ..hypir.color import METHODS, transfer_color_
@@ -23,6 +25,8 @@ from .inputs import (
     tile_inputs,
 )
 from .sizes import is_moved, true_size, with_size
+
+log = logging.getLogger(__name__)
 
 
 class HYPIREncode(io.ComfyNode):
@@ -132,6 +136,8 @@ class HYPIRInjectNoise(io.ComfyNode):
             if mask is not None and mask.shape[0] > 1:
                 mask = mask.repeat(variants, 1, 1)
         size = true_size(samples)
+        if mask is not None and not bool(mask.any()):
+            log.warning("HYPIR Inject Noise: the mask is empty, no noise is added")
         # The strength counts in the model's units: the host's LATENT is larger by 1 / scale.
         noisy = inject_noise(latent, strength / prior.latent_scale, seeds, mask, size=size)
         return io.NodeOutput(with_size(out, noisy, size))

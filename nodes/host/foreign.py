@@ -20,6 +20,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .door import KEY
+
 # Options of the host's own that hold no patch: models, threads, weight hooks.
 _HOSTS = {"multigpu_clones", "multigpu_thread_pool", "registered_hooks", "to_load_options"}
 # What every guider of the host has; any other attribute is its own.
@@ -27,6 +29,10 @@ _GUIDERS = {
     *("conds", "original_conds", "inner_model", "model_patcher", "loaded_models", "model_options"),
     *("cfg", "cfg1", "cfg2"),
 }
+_ON_PREDICTIONS = (
+    *("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function"),
+    *("sampler_calc_cond_batch_function", "context_handler"),
+)
 _SEED = 0
 _MOST_OBJECTS = 20000
 _PACK = __name__.removesuffix("nodes.host.foreign")
@@ -47,6 +53,7 @@ class FreshState:
         roots.append({k: v for k, v in vars(guider).items() if k not in _GUIDERS})
         network = guider.inner_model.diffusion_model
         self._kept: list[tuple[Any, Any]] = [(network, _content(network))]
+        self._recorded: dict[int, list] = {}
         seen = {id(network)}
         todo = deque([*roots, *_content(network).values()])
         while todo and len(seen) < _MOST_OBJECTS:
@@ -63,12 +70,19 @@ class FreshState:
         """Takes back whatever has come to hold a tensor since."""
         for holder, before in self._kept:
             now = _content(holder)
-            if isinstance(holder, list) and _starts_with(now, before):
-                continue  # it only grew: a record of what was seen, not a state
             old = {id(value) for value in _values(before)}
             new = [value for value in _values(now) if id(value) not in old]
             if any(_holds_tensor(value) for value in new):
+                if isinstance(holder, list) and _starts_with(now, before):
+                    self._recorded.setdefault(id(holder), []).extend(now[len(before) :])
                 _restore(holder, before)
+
+    def hand_back(self) -> None:
+        """After the last call: a list that grew call by call is a record, and gets all of it."""
+        for holder, before in self._kept:
+            seen = self._recorded.get(id(holder))
+            if seen:
+                holder[len(before) : len(before)] = seen
 
 
 class NetworkWatch:
@@ -82,7 +96,7 @@ class NetworkWatch:
         self._calls = 0
         comfy.patcher_extension.add_wrapper_with_key(
             WrappersMP.DIFFUSION_MODEL if deep else WrappersMP.APPLY_MODEL,
-            "hypir",
+            KEY,
             self._count,
             model_options,
             is_model_options=True,
@@ -116,6 +130,19 @@ def same_random_numbers(device: torch.device) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(_SEED)
         yield
+
+
+def see_the_batch(model_options: dict) -> bool:
+    """Whether a node on the model works on a whole call's predictions.
+
+    Some take the entries of a batch for frames, or average over them: they get tiles one by one.
+    """
+    wrappers = model_options["transformer_options"].get("wrappers", {})
+    return any(model_options.get(name) for name in _ON_PREDICTIONS) or any(
+        key != KEY and found
+        for kind in (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH)
+        for key, found in wrappers.get(kind, {}).items()
+    )
 
 
 def check_negative(guider) -> None:

@@ -1,5 +1,7 @@
 """One run of the step within the host's sampling: the guider called tile by tile."""
 
+import logging
+
 import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.samplers
@@ -14,7 +16,7 @@ from .architectures import host_sigma
 from .conditions import check_conditions, conditions_of_tiles, most_tiles, within_latent
 from .coverage import check_covered, log_idle
 from .door import KEY
-from .foreign import FreshState, NetworkWatch, same_random_numbers
+from .foreign import FreshState, NetworkWatch, same_random_numbers, see_the_batch
 from .memory import (
     check_cancelled,
     describe_plan,
@@ -26,6 +28,8 @@ from .outputs import NETWORK_REMEDY, check_output
 from .previews import show
 from .prompts import fill_defaults
 from .schedule import check_formula, input_factor, prior_timestep
+
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -43,6 +47,7 @@ class Run:
         comfy.patcher_extension.add_wrapper_with_key(
             WrappersMP.CALC_COND_BATCH, KEY, self._check_covered, options, is_model_options=True
         )
+        self.alone = see_the_batch(options)
         self.network = NetworkWatch(options)
         self.foreign = FreshState(guider, options)
         self.extra_args = {**extra_args, "model_options": options}
@@ -58,6 +63,8 @@ class Run:
         cells = tuple(z.shape[-2:])
         self.conditions = within_latent(guider.conds, cells)
         log_idle(guider.conds, float(self.sigma))
+        if self.mask is not None and not bool(self.mask.any()):
+            log.warning("HYPIR step: the latent's mask is empty, nothing is restored")
         flow = sampler.prior.prediction is FLOW
         try:
             with prior_timestep(guider, self.sigma, sampler.timestep, flow):
@@ -71,6 +78,7 @@ class Run:
                 )
         finally:
             guider.conds = self.conditions
+            self.foreign.hand_back()
 
     def _fill_defaults(self, noise: Tensor) -> None:
         """For a guider that came by no door: its conditions are resolved again where they must."""
@@ -97,7 +105,7 @@ class Run:
         return self.patcher.model.memory_required(tile)
 
     def _batch_for(self, plan: TilePlan) -> int:
-        most = most_tiles(plan, self.conditions, len(self.z))
+        most = 1 if self.alone else most_tiles(plan, self.conditions, len(self.z))
         asked = min(self.sampler.tile_batch, most)
         return asked or planned_batch(plan, most, self._needed, self.patcher)
 
