@@ -1,8 +1,8 @@
 """The commands of this project. `nox -l` lists them; README.md and CONTRIBUTING.md explain them.
 
-All of them use one environment, .nox/env, which the session `env` makes. It holds the pinned
-requirements of the host and of the tests: about 6 GB, as the host imports torchvision and
-torchaudio, and these want the ordinary build of torch.
+All of them use one environment, .nox/env, created by the session `env`. It contains the pinned
+requirements of the host and of the tests: about 6 GB, because the host imports torchvision and
+torchaudio, which need the standard build of torch.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2025.2.9"  # the first that knows `requires`
+nox.needs_version = ">=2025.2.9"  # the first version with `requires`
 nox.options.sessions = ["lint", "unit"]
 
 ROOT = Path(__file__).resolve().parent
@@ -29,18 +29,18 @@ def dev_requirements() -> list[str]:
 
 
 def fingerprint() -> str:
-    """Changes with everything that decides what is installed."""
+    """A hash of everything that determines what is installed."""
     parts = [CONSTRAINTS.read_text(), *dev_requirements(), platform.machine(), sys.version]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @nox.session(reuse_venv=True)
 def env(session: nox.Session) -> None:
-    """Make the environment; does nothing when it is up to date."""
+    """Create the environment, unless it is up to date."""
     if STAMP.is_file() and STAMP.read_text() == fingerprint():
         return
     STAMP.unlink(missing_ok=True)
-    # the pinned host's list, whatever COMFYUI_PATH says
+    # the list of the pinned host, even if COMFYUI_PATH is set
     get_host = ["python", "-m", "tools.host.get_host"]
     host = session.run(*get_host, env={"COMFYUI_PATH": ""}, silent=True)
     requirements = Path(host.splitlines()[-1]) / "requirements.txt"
@@ -49,8 +49,8 @@ def env(session: nox.Session) -> None:
     except nox.command.CommandFailed:
         session.error(
             "the pinned packages could not be installed; they exist for Linux, Windows and Apple "
-            f"silicon with Python 3.11 to 3.13, this is {platform.platform()}, "
-            f"Python {platform.python_version()}"
+            f"silicon with Python 3.11 to 3.13, but this is {platform.platform()}, Python "
+            f"{platform.python_version()}"
         )
     STAMP.write_text(fingerprint())
 
@@ -72,13 +72,13 @@ def restore(session: nox.Session) -> None:
 
 @command
 def ui(session: nox.Session) -> None:
-    """Open the host's page with this pack and its small model."""
+    """Open ComfyUI's page with this pack and its small model."""
     python(session, "-m", "tools.commands.ui")
 
 
 @command
 def tests(session: nox.Session) -> None:
-    """Run every layer of tests; a layer that cannot run fails."""
+    """Run all tests; a layer that cannot run fails."""
     if not session.posargs or "browser" in " ".join(session.posargs):
         python(session, "-m", "tools.host.chromium")
     python(session, "-m", "pytest", *session.posargs)
@@ -86,7 +86,7 @@ def tests(session: nox.Session) -> None:
 
 @command
 def unit(session: nox.Session) -> None:
-    """Run the quick tests, which need no host."""
+    """Run the fast tests, which need no host."""
     python(session, "-m", "pytest", "-m", "not host and not http and not browser", *session.posargs)
 
 
@@ -99,7 +99,7 @@ def lint(session: nox.Session) -> None:
 
 @command
 def bench(session: nox.Session) -> None:
-    """Measure work, time and memory against the limit and the reference plan."""
+    """Measure computation, time and memory, compared with the limit and the reference plan."""
     python(session, "-m", "tools.pages.performance", *session.posargs)
 
 
@@ -118,5 +118,5 @@ def experiments(session: nox.Session) -> None:
 
 @command
 def update(session: nox.Session) -> None:
-    """Rewrite the recorded snapshots from what the code does now."""
+    """Rewrite the recorded snapshots with the current results."""
     python(session, "-m", "pytest", "-k", "snapshot", "--update", *session.posargs)

@@ -1,7 +1,7 @@
 """Command line: inspect, convert, blend, train, caption, evaluate, plot.
 
-`python -m hypir COMMAND --help` explains each. The commands of training are imported only when they
-are asked for: weights can be inspected without diffusers.
+`python -m hypir COMMAND --help` explains each one. The training commands are imported only when
+they run, so that weights can be inspected without diffusers.
 """
 
 import argparse
@@ -10,29 +10,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .blend import blend
-from .encoder import describe_encoder, is_encoder, read_encoder
-from .weights import HypirWeights, describe, read_weights, save_weights
+from .inspect import describe_file
+from .weights import HypirWeights, read_weights, save_weights
 
 EXPERIMENTS_MOVED = (
-    "hypir: the experiments are run by `nox -s experiments` now, in a clone of the repository; "
-    "its options are the same"
+    "hypir: the experiments moved to `nox -s experiments`, in a clone of the repository; the "
+    "options are the same"
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 on success, 1 with one sentence on stderr if a file is not usable."""
+    """Run one command; returns 0 on success, or 1 with one sentence on stderr if it fails."""
     if (sys.argv[1:] if arguments is None else arguments)[:1] == ["experiments"]:
         print(EXPERIMENTS_MOVED, file=sys.stderr)  # noqa: T201 - a command talks to its user
         return 1
     parser = argparse.ArgumentParser(prog="python -m hypir", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    inspect = commands.add_parser("inspect", help="say what a HYPIR weight file is and check it")
+    inspect = commands.add_parser("inspect", help="describe a HYPIR weight file and check it")
     inspect.add_argument("file", type=Path)
     inspect.set_defaults(run=_inspect)
 
     convert = commands.add_parser(
-        "convert", help="write a .safetensors that the host's own LoRA loader applies in full"
+        "convert", help="write a .safetensors that ComfyUI's own LoRA loader applies in full"
     )
     convert.add_argument("source", type=Path)
     convert.add_argument("target", type=Path)
@@ -40,11 +40,16 @@ def main(arguments: list[str] | None = None) -> int:
     convert.set_defaults(run=_convert)
 
     between = commands.add_parser(
-        "blend", help="write weights between two files, one of which was trained on from the other"
+        "blend",
+        help="interpolate between two weight files, one of which was trained from the other",
     )
-    between.add_argument("first", type=Path, help="trained by error alone, say")
-    between.add_argument("second", type=Path, help="trained on adversarially")
-    between.add_argument("share", type=float, help="of the second, 0 to 1")
+    between.add_argument(
+        "first", type=Path, help="the first file, for example trained on the error alone"
+    )
+    between.add_argument(
+        "second", type=Path, help="the second file, for example trained further adversarially"
+    )
+    between.add_argument("share", type=float, help="share of the second file, 0 to 1")
     between.add_argument("target", type=Path)
     between.add_argument("--force", action="store_true", help="replace an existing target")
     between.set_defaults(run=_blend)
@@ -61,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _add_training(commands) -> None:
-    """The commands of hypir.train, none of whose libraries is imported before one runs."""
+    """The commands of hypir.train; their libraries are imported only when one runs."""
     from .train.command import add_others, add_train, run_train
 
     train = commands.add_parser(
@@ -73,10 +78,7 @@ def _add_training(commands) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    if is_encoder(options.file):
-        print(describe_encoder(read_encoder(options.file)))  # noqa: T201
-    else:
-        print(describe(read_weights(options.file)))  # noqa: T201
+    print(describe_file(options.file))  # noqa: T201
 
 
 def _convert(options: argparse.Namespace) -> None:

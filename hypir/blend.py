@@ -1,9 +1,9 @@
-"""Between two weight files: network interpolation (Wang et al. 2018, ESRGAN, section 3.4).
+"""Interpolate two weight files (network interpolation: Wang et al. 2018, ESRGAN, section 3.4).
 
     theta = (1 - a) theta_1 + a theta_2
 
-of a LoRA trained by error alone and one that was trained on from it adversarially: between likeness
-and invented detail, without a training run for every step between.
+where theta_1 was trained on the error alone and theta_2 was trained from it adversarially. This
+sets the balance of fidelity and invented detail without further training.
 """
 
 from torch import Tensor
@@ -12,15 +12,15 @@ from .weights import HypirWeights
 
 
 def blend(first: HypirWeights, second: HypirWeights, share: float) -> HypirWeights:
-    """Interpolate factor by factor; 0 is the first, 1 the second.
+    """Interpolate the factors of two files; share 0 gives the first, 1 the second.
 
     Args:
-        first, second: of one prior, rank, list of modules and timesteps; one trained on from the
-            other, or both from a third, since factors of LoRAs that grew apart do not match.
-        share: of the second, 0 to 1.
+        first, second: files with the same prior, rank, modules and timesteps. One must be trained
+            from the other, or both from a third: factors of unrelated LoRAs do not correspond.
+        share: share of the second, 0 to 1.
 
     Raises:
-        ValueError: naming what differs, or a share outside.
+        ValueError: if the files differ in one of these (it is named), or the share is not in 0..1.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the share must be between 0 and 1, got {share}")
@@ -52,8 +52,8 @@ def blend(first: HypirWeights, second: HypirWeights, share: float) -> HypirWeigh
 def _check_same(what: str, one: object, other: object) -> None:
     if one != other:
         raise ValueError(
-            f"both files must have the same {what} to be blended, got {one} and {other}; take "
-            f"two runs of which one began with the other's file, or both with a third's"
+            f"both files must have the same {what} to be blended, got {one} and {other}; use two "
+            "runs, one started from the other's file, or both from a third"
         )
 
 

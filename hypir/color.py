@@ -3,22 +3,29 @@
 wavelet: StableSR (Wang et al. 2023), section 3.3: high frequencies of the restored image, low
 frequencies of the input, split by the a-trous wavelet of 5 levels: a 3x3 binomial kernel, dilated
 by 1, 2, 4, 8, 16, edges replicated. adain: Huang and Belongie 2017: mean and standard deviation per
-channel.
+channel. lab: Reinhard et al. 2001, the same of lightness, green-red and blue-yellow, here those of
+CIELAB; a black-and-white reference leaves no colour.
 
 Images are (B, H, W, C); values outside [0, 1] are kept, callers clamp at the end.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from .image import repeat_items, resize
+from .blocks import OnPart, Parts
+from .image import repeat_items, resize_rows
+from .lab import lab_to_rgb, rgb_to_lab
 
-METHODS = ("wavelet", "adain")
+Convert = Callable[[Tensor], Tensor]
+
+METHODS = ("wavelet", "adain", "lab")
 WAVELET_LEVELS = 5
 HALO_PX = 2**WAVELET_LEVELS - 1
 """How far the low pass reaches: 1 + 2 + 4 + 8 + 16 px."""
-STRIP_PX = 256
-"""Rows handled at once: bounds the memory of the transfer for any image height."""
+STRIP_PX, STRIP_PIXELS = 256, 2**20
+"""Rows and pixels handled at once, at most: bounds the memory of the transfer for any image."""
 FLAT_STD = 1e-4
 """A channel that varies less (a fortieth of a grey level) is flat: what is left is rounding, and
 AdaIN would stretch it to the contrast of the reference."""
@@ -40,12 +47,14 @@ def transfer_color(
     method: str = "wavelet",
     strength: float = 1.0,
     device: torch.device | None = None,
+    on_part: OnPart | None = None,
 ) -> Tensor:
     """The image with the colours of the reference.
 
     wavelet: image + strength * low_pass(reference - image), which equals high(image) +
     low(reference) at strength 1 since the low pass is linear.
     adain: image + strength * ((image - mean) / std * std_reference + mean_reference - image).
+    lab: the same in CIELAB.
 
     Args:
         image: (B, H, W, C).
@@ -53,6 +62,7 @@ def transfer_color(
         method: one of METHODS.
         strength: 0 keeps the image, 1 transfers fully.
         device: where to compute (strip by strip), None = where the image is.
+        on_part: see blocks.OnPart.
 
     Returns:
         A new tensor of the image's shape, not clamped; the very same tensor at strength 0.
@@ -63,7 +73,7 @@ def transfer_color(
     if strength == 0:
         return image
     result = image.clone()
-    transfer_color_(result, reference, method, strength, device)
+    transfer_color_(result, reference, method, strength, device, on_part)
     return result
 
 
@@ -73,42 +83,118 @@ def transfer_color_(
     method: str = "wavelet",
     strength: float = 1.0,
     device: torch.device | None = None,
+    on_part: OnPart | None = None,
 ) -> None:
     """transfer_color in place: beside the image it needs the memory of a strip only."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     reference = repeat_items(reference, image.shape[0])
-    transfer = _wavelet_ if method == "wavelet" else _adain_
+    transfer = {"wavelet": _wavelet_, "adain": _adain_, "lab": _lab_}[method]
+    strips = _strips(*image.shape[1:3])
+    parts = Parts(on_part, image.shape[0], len(strips) * (1 if method == "wavelet" else 3))
     for item, target in zip(image, reference, strict=True):
-        target = resize(target[None], *item.shape[:2])[0].to(item.device)
-        transfer(item, target, strength, device or image.device)
+        transfer(item, target, strength, device or image.device, strips, parts)
+        parts.end_item()
 
 
-def _wavelet_(image: Tensor, reference: Tensor, strength: float, device: torch.device) -> None:
+def _strips(height: int, width: int) -> list[tuple[int, int]]:
+    rows = min(max(STRIP_PIXELS // width, HALO_PX), STRIP_PX)
+    return [(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
+def _wavelet_(
+    image: Tensor,
+    reference: Tensor,
+    strength: float,
+    device: torch.device,
+    strips: list[tuple[int, int]],
+    parts: Parts,
+) -> None:
     """In place on (H, W, C), strip by strip.
 
     Rows above a strip are already changed, so the difference of the last HALO_PX is carried along.
     """
-    height = image.shape[0]
+    height, width = image.shape[:2]
     above = image[:0]
-    for top in range(0, height, STRIP_PX):
-        bottom = min(top + STRIP_PX, height)
+    for top, bottom in strips:
         reach = min(bottom + HALO_PX, height)
-        below = reference[top:reach] - image[top:reach]
-        difference = torch.cat([above, below])
+        target = resize_rows(reference, height, width, top, reach).to(image.device)
+        difference = torch.cat([above, target - image[top:reach]])
         low = low_pass(difference[None].to(device))[0, above.shape[0] :][: bottom - top]
         above = difference[: difference.shape[0] - (reach - bottom)][-HALO_PX:].clone()
         image[top:bottom] += strength * low.to(image.device, image.dtype)
+        parts.tell()
 
 
-def _adain_(image: Tensor, reference: Tensor, strength: float, device: torch.device) -> None:
-    """In place on (H, W, C); a flat channel takes the reference's mean only."""
-    std, mean = torch.std_mean(image, dim=(0, 1), correction=0)
-    std_reference, mean_reference = torch.std_mean(reference, dim=(0, 1), correction=0)
-    gain = torch.where(std > FLAT_STD, std_reference / std, torch.ones_like(std))
+def _adain_(
+    image: Tensor,
+    reference: Tensor,
+    strength: float,
+    device: torch.device,
+    strips: list[tuple[int, int]],
+    parts: Parts,
+    space: tuple[Convert, Convert] = (torch.Tensor.float, torch.Tensor.float),
+) -> None:
+    """In place on (H, W, C); a flat channel takes the reference's mean only.
+
+    `space`: into the space in which the moments count, and back.
+    """
+    into, back = space
+    height, width = image.shape[:2]
+    own, other = _Moments(), _Moments()
+    for top, bottom in strips:
+        own.add(into(image[top:bottom]))
+        parts.tell()
+    for top, bottom in strips:
+        target = resize_rows(reference, height, width, top, bottom)
+        other.add(into(target.to(image.device)))
+        parts.tell()
+    std, mean = own.variance.sqrt(), own.mean
+    gain = torch.where(std > FLAT_STD, other.variance.sqrt() / std, torch.ones_like(std))
     scale = 1 + strength * (gain - 1)
-    shift = strength * (mean_reference - gain * mean)
-    image.mul_(scale).add_(shift)
+    shift = strength * (other.mean - gain * mean)
+    for top, bottom in strips:
+        rows = image[top:bottom]
+        rows.copy_(back(into(rows) * scale + shift))
+        parts.tell()
+
+
+def _lab_(
+    image: Tensor,
+    reference: Tensor,
+    strength: float,
+    device: torch.device,
+    strips: list[tuple[int, int]],
+    parts: Parts,
+) -> None:
+    """As _adain_, on lightness and the two colour axes."""
+    _adain_(image, reference, strength, device, strips, parts, (_into_lab, lab_to_rgb))
+
+
+def _into_lab(rows: Tensor) -> Tensor:
+    return rgb_to_lab(rows.float())
+
+
+class _Moments:
+    """Mean and variance per channel of rows that come strip by strip (Chan et al. 1979)."""
+
+    def __init__(self):
+        self._count = 0
+
+    def add(self, rows: Tensor) -> None:
+        """Count these rows (h, W, C) too."""
+        std, mean = torch.std_mean(rows.float(), dim=(0, 1), correction=0)
+        count = rows.shape[0] * rows.shape[1]
+        if not self._count:
+            self._count, self.mean, self.variance = count, mean, std**2
+            return
+        total = self._count + count
+        share, gap = count / total, mean - self.mean
+        self.mean = self.mean + gap * share
+        self.variance = (
+            self.variance + (std**2 - self.variance) * share + gap**2 * share * (1 - share)
+        )
+        self._count = total
 
 
 def _binomial(image: Tensor, dim: int, dilation: int) -> Tensor:

@@ -1,18 +1,17 @@
-"""What degradation.py strings together: blur kernels, JPEG, and the marks of age on a print.
+"""The operations that degradation.py combines: blur kernels, JPEG, and the aging of prints.
 
-No function here draws a random number and none is stochastic: the caller brings every parameter.
-All work on float32 pictures (1,3,H,W) in [0,1], called `picture`, from 1x1 up, on the CPU and on
-CUDA.
+All functions are deterministic: the caller passes every parameter. They work on float32 images
+(1,3,H,W) in [0,1], called `picture`, from 1x1 up, on the CPU and on CUDA.
 
 Source of the kernels: Real-ESRGAN, Wang et al. 2021 (arXiv 2107.10833), section 3, after the
-generalized and plateau-shaped kernels of Liu et al. 2020. torch has what they need (kornia has
-neither rotated nor generalized kernels, and its filter2d is the convolution below).
+generalized and plateau-shaped kernels of Liu et al. 2020. torch is enough for them (kornia has
+no rotated or generalized kernels, and its filter2d is the convolution below).
 
-Why not kornia's JPEG: it rounds softly so that gradients pass, and misses libjpeg's result by a
-mean of 0.9 to 1.8 grey levels, about a quarter of what JPEG itself changes; no gradient is wanted
-here. Why not Pillow's: it would bring every picture of a training batch from the GPU to the CPU and
-back, one by one. The JPEG below follows libjpeg's steps, integer rounding included, where the
-tensor lies, and misses libjpeg by 0.05 to 0.7 levels.
+Why not kornia's JPEG: it rounds softly to pass gradients, which are not needed here, and differs
+from libjpeg by 0.9 to 1.8 grey levels on average, about a quarter of what JPEG itself changes. Why
+not Pillow's: it would move every image of a training batch from the GPU to the CPU and back, one by
+one. The JPEG below follows libjpeg's steps, including the integer rounding, on the tensor's device.
+It differs from libjpeg by 0.05 to 0.7 levels.
 """
 
 import math
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from .image import symmetric_index
 
-# Tables K.1 and K.2 of ITU-T T.81 (the JPEG standard), rows of rising vertical frequency
+# Tables K.1 and K.2 of ITU-T T.81 (the JPEG standard), rows in order of vertical frequency
 LUMA_TABLE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
@@ -42,7 +41,7 @@ CHROMA_TABLE = (
     *((99,) * 8 for _ in range(4)),
 )
 
-# BT.601 at full range, as JFIF has it: rows Y, Cb, Cr
+# BT.601 at full range, as in JFIF: rows Y, Cb, Cr
 RGB_TO_YCC = (
     (0.299, 0.587, 0.114),
     (-0.168735892, -0.331264108, 0.5),
@@ -52,7 +51,7 @@ YCC_TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136286, -0.714136286), (1.0, 1.772,
 
 
 def _mahalanobis(size: int, sigma: tuple[float, float], angle: float) -> Tensor:
-    """d^T S^-1 d on a size x size grid; S has deviations `sigma` along axes turned by `angle`."""
+    """d^T S^-1 d on a size x size grid; S has deviations `sigma` along axes rotated by `angle`."""
     place = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     y, x = torch.meshgrid(place, place, indexing="ij")
     along = math.cos(angle) * x + math.sin(angle) * y
@@ -63,13 +62,13 @@ def _mahalanobis(size: int, sigma: tuple[float, float], angle: float) -> Tensor:
 def gaussian_kernel(
     size: int, sigma: tuple[float, float], angle: float = 0.0, beta: float = 1.0
 ) -> Tensor:
-    """exp(-(d^T S^-1 d)^beta / 2), normalised; beta 1 is the Gaussian, others the generalized one.
+    """exp(-(d^T S^-1 d)^beta / 2), normalised; Gaussian for beta 1, else generalized Gaussian.
 
     Args:
         size: side in pixels, odd.
-        sigma: deviations in pixels along the kernel's two axes.
-        angle: of the first axis against the horizontal, radians.
-        beta: shape; below 1 with heavier tails, above 1 flatter at the top.
+        sigma: standard deviations in pixels along the kernel's two axes.
+        angle: from the horizontal to the first axis, radians.
+        beta: shape; heavier tails below 1, a flatter top above 1.
 
     Returns:
         (size, size) float32 on the CPU, sum 1.
@@ -81,13 +80,13 @@ def gaussian_kernel(
 def plateau_kernel(
     size: int, sigma: tuple[float, float], angle: float = 0.0, beta: float = 1.0
 ) -> Tensor:
-    """1 / (1 + (d^T S^-1 d)^beta), normalised: flat at the top; arguments of gaussian_kernel."""
+    """1 / (1 + (d^T S^-1 d)^beta), normalised, with a flat top; arguments as in gaussian_kernel."""
     kernel = 1 / (1 + _mahalanobis(size, sigma, angle) ** beta)
     return (kernel / kernel.sum()).float()
 
 
 def sinc_kernel(size: int, cutoff: float) -> Tensor:
-    """The ideal low-pass in two dimensions, which rings: w J1(w r) / (2 pi r), normalised.
+    """The ideal two-dimensional low-pass, which causes ringing: w J1(w r) / (2 pi r), normalised.
 
     Args:
         size: side in pixels, odd.
@@ -116,10 +115,10 @@ def blur(picture: Tensor, kernel: Tensor) -> Tensor:
 
 
 def jpeg(picture: Tensor, quality: int) -> Tensor:
-    """What baseline JPEG (4:2:0, standard tables) keeps of a picture, after libjpeg's steps.
+    """A picture after baseline JPEG (4:2:0, standard tables), computed with libjpeg's steps.
 
-    Differs from libjpeg by rounding: on photographs by 0.05 to 0.7 grey levels in the mean, where
-    JPEG itself changes 14 (quality 1) to 1.4 (quality 100).
+    The rounding differs from libjpeg: on photographs by 0.05 to 0.7 grey levels on average. JPEG
+    itself changes them by 14 (quality 1) to 1.4 (quality 100).
 
     Args:
         picture: (1,3,H,W) in [0,1].
@@ -131,12 +130,14 @@ def jpeg(picture: Tensor, quality: int) -> Tensor:
     height, width = picture.shape[-2:]
     padded = F.pad(picture, (0, -width % 16, 0, -height % 16), mode="replicate")
     rgb = (padded.clamp(0, 1) * 255).round() - 128
-    # float64 throughout: sums then land on the same side of a rounding threshold on every device
+    # float64 throughout, so that sums round in the same direction on every device
     ycc = _round(_mix_channels(rgb.double(), RGB_TO_YCC))
     luma = _quantize_blocks(ycc[:, :1], _scaled_table(LUMA_TABLE, quality))
-    halved = F.avg_pool2d(ycc[:, 1:], 2).round()  # libjpeg rounds halves up and down in turn
+    halved = F.avg_pool2d(
+        ycc[:, 1:], 2
+    ).round()  # libjpeg alternates between rounding halves up and down
     chroma = _quantize_blocks(halved, _scaled_table(CHROMA_TABLE, quality))
-    # Only the cells that the decoder shows: it repeats the last of them, not the padding
+    # only the cells that the decoder shows: it repeats the last of them, not the padding
     chroma = chroma[..., : -(-height // 2), : -(-width // 2)]
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False).round()
     ycc = torch.cat([luma[..., :height, :width], chroma[..., :height, :width]], dim=1)
@@ -145,24 +146,24 @@ def jpeg(picture: Tensor, quality: int) -> Tensor:
 
 
 def _round(values: Tensor) -> Tensor:
-    """To the nearest whole number, halves up as libjpeg has it: flat blocks often lie on a half."""
+    """Round to the nearest integer, halves up as in libjpeg: flat blocks often lie on a half."""
     return (values + (0.5 + 1e-9)).floor()
 
 
 def _mix_channels(picture: Tensor, matrix: tuple[tuple[float, ...], ...]) -> Tensor:
-    """Each output channel is a row of the matrix times the input channels."""
+    """Multiply the channels by a matrix: one row per output channel."""
     weight = torch.tensor(matrix, dtype=picture.dtype, device=picture.device)
     return torch.einsum("oi,bihw->bohw", weight, picture)
 
 
 def _scaled_table(table: tuple[tuple[int, ...], ...], quality: int) -> Tensor:
-    """A table for a quality, by libjpeg's rule: times 50/q below 50, 2 - q/50 above; 1 to 255."""
+    """The table for a quality, by libjpeg's rule: times 50/q below 50, 2 - q/50 above; 1 to 255."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     return ((torch.tensor(table) * percent + 50) // 100).clamp(1, 255).double()
 
 
 def _quantize_blocks(plane: Tensor, table: Tensor) -> Tensor:
-    """Planes around 0, sides multiples of 8, after DCT, rounding by the table, and back."""
+    """Zero-centred planes (sides multiples of 8) after DCT, rounding by the table, inverse DCT."""
     place = torch.arange(8, dtype=torch.float64)
     dct = torch.cos((2 * place[None, :] + 1) * place[:, None] * math.pi / 16) / 2
     dct[0] /= math.sqrt(2)  # orthonormal
@@ -177,13 +178,13 @@ def _quantize_blocks(plane: Tensor, table: Tensor) -> Tensor:
 def fade(
     picture: Tensor, black: float, white: tuple[float, float, float], saturation: float
 ) -> Tensor:
-    """Colours of an aged print: paler, in a smaller range, with a cast.
+    """The colours of an aged print: paler, with less contrast and a colour cast.
 
     Args:
         picture: (1,3,H,W) in [0,1].
-        black: what black has become, [0,1].
-        white: what white has become, per channel; unequal values are the cast.
-        saturation: share of the colour that is left, [0,1].
+        black: the value of faded black, [0,1].
+        white: the value of faded white per channel; unequal values make the cast.
+        saturation: remaining share of the colour, [0,1].
 
     Returns:
         (1,3,H,W) in [0,1] if black <= white.
@@ -205,15 +206,15 @@ def scratch(
     strength: float,
     tone: float,
 ) -> Tensor:
-    """A long thin line on a print, nearly straight, fading out at both ends.
+    """A scratch: a long, thin, nearly straight line that fades out at both ends.
 
     Args:
         picture: (1,3,H,W) in [0,1].
         through: the point (y, x) on the line, as fractions of the sides.
-        angle: against the vertical, radians.
-        wobble: amplitude, period (both as fractions of the shorter side) and phase of its waviness.
-        span: where it begins and ends along its direction, in shorter sides from the point.
-        half_width: in pixels; the line is Gaussian across.
+        angle: from the vertical, radians.
+        wobble: amplitude, period (both as fractions of the shorter side) and phase of its waves.
+        span: start and end along its direction, relative to the point, in shorter sides.
+        half_width: in pixels; the profile across is Gaussian.
         strength: its opacity in the middle, [0,1].
         tone: its grey, [0,1].
     """
@@ -244,7 +245,7 @@ def speck(
     Args:
         picture: (1,3,H,W) in [0,1]; changed.
         centre: (y, x) as fractions of the sides.
-        radius: of its two axes, in pixels.
+        radius: radii of the two axes in pixels.
         angle: of the first axis against the horizontal, radians.
         strength: its opacity, [0,1].
         tone: its grey, [0,1].
@@ -258,14 +259,16 @@ def speck(
     y, x = y + top - row, x + left - column
     along = (math.cos(angle) * x + math.sin(angle) * y) / radius[0]
     across = (math.cos(angle) * y - math.sin(angle) * x) / radius[1]
-    distance = (torch.hypot(along, across) - 1) * min(radius)  # pixels beyond the edge, about
+    distance = (torch.hypot(along, across) - 1) * min(
+        radius
+    )  # margin in pixels beyond the edge, approximately
     alpha = strength * (0.5 - distance).clamp(0, 1)
     window += alpha * (tone - window)
     return picture
 
 
 def _pixel_grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Centres of the pixels: y (H,1) and x (1,W)."""
+    """Pixel centres: y (H,1) and x (1,W)."""
     rows = torch.arange(height, device=device, dtype=torch.float32) + 0.5
     columns = torch.arange(width, device=device, dtype=torch.float32) + 0.5
     return rows[:, None], columns[None, :]

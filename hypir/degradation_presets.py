@@ -1,25 +1,24 @@
-"""Recipes of degradation: records of what may happen to a picture, and how likely it is.
+"""Degradation recipes: what can happen to an image, and how likely it is.
 
 `training` has the ranges that the authors of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833)
 published for x4; the presets are this project's own choices, each described above its record.
-degradation.py carries them out. Lengths are in pixels of the picture as it is at that point of the
-chain.
+degradation.py applies them. Lengths are in pixels of the image at that point of the chain.
 """
 
 from dataclasses import dataclass
 
 Range = tuple[float, float]
-"""Lowest and highest value; a number is drawn evenly between them."""
+"""Lowest and highest value of a uniform draw."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """One pass of blur, resize, noise and JPEG; defaults: the published ones of the first order."""
+    """One pass of blur, resize, noise and JPEG; defaults as published for the first order."""
 
     blur: float = 1.0
-    """Chance of any blur."""
+    """Probability of a blur."""
     sinc: float = 0.1
-    """Chance that a blur is a sinc filter."""
+    """Probability that the blur is a sinc filter."""
     kernels: tuple[tuple[str, float], ...] = (
         ("iso", 0.45),
         ("aniso", 0.25),
@@ -28,68 +27,69 @@ class Order:
         ("plateau_iso", 0.12),
         ("plateau_aniso", 0.03),
     )
-    """Other kernels and their chances."""
+    """The other kernels and their probabilities."""
     sigma: Range = (0.2, 3.0)
-    """Deviation of a kernel in pixels."""
+    """Standard deviation of a kernel in pixels."""
     beta_generalized: Range = (0.5, 4.0)
     """Shape of generalized Gaussian kernels."""
     beta_plateau: Range = (1.0, 2.0)
     """Shape of plateau kernels."""
     resize: tuple[float, float, float] = (0.2, 0.7, 0.1)
-    """Chances of up, down, keep."""
+    """Probabilities of enlarging, reducing, keeping the size."""
     factor: Range = (0.15, 1.5)
-    """Of the resize: down from the first number to 1, up from 1 to the second. In the last order it
-    is relative to the size of the result."""
+    """Resize factor: reduction from the first number to 1, enlargement from 1 to the second. In the
+    last order it is relative to the size of the result."""
     noise: float = 1.0
-    """Chance of any noise."""
+    """Probability of noise."""
     gaussian: float = 0.5
-    """Chance that noise is Gaussian, not Poisson."""
+    """Probability that the noise is Gaussian, otherwise Poisson."""
     gray: float = 0.4
-    """Chance that noise is the same in all channels."""
+    """Probability that the noise is the same in all channels."""
     gaussian_sigma: Range = (1.0, 30.0)
-    """Deviation of Gaussian noise, in 1/255."""
+    """Standard deviation of Gaussian noise, in 1/255."""
     poisson_scale: Range = (0.05, 3.0)
-    """Poisson noise relative to that of 256 photons at white."""
+    """Poisson noise relative to that of 256 photons for white."""
     quality: tuple[int, int] | None = (30, 95)
     """JPEG quality; None for no JPEG."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Aging:
-    """What time does to a print, before the last order (its scan)."""
+    """The aging of a print, applied before the last order (its scan)."""
 
     black: Range
-    """What black fades to."""
+    """Value of faded black."""
     white: Range
-    """What white fades to."""
+    """Value of faded white."""
     cast: Range
-    """Loss of blue against red; green loses a third of it."""
+    """Loss of blue relative to red; green loses a third of that."""
     saturation: Range
-    """Share of the colour that is left."""
+    """Remaining share of the colour."""
     scratches: tuple[int, int]
     """Number of scratches."""
     specks: tuple[int, int]
-    """Number of grains of dust."""
+    """Number of dust specks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Degradation:
-    """A recipe: what may happen to a picture, and how likely it is."""
+    """A degradation recipe."""
 
     name: str
     orders: tuple[Order, ...]
-    """Passes from first to last; the last one ends in the final size."""
+    """Passes in order; the last one ends at the final size."""
     final_sinc: float
-    """Chance of a sinc filter at the end."""
+    """Probability of a sinc filter at the end."""
     jpeg_first: float
-    """Chance that the last JPEG comes before the final resize and sinc, not after."""
+    """Probability that the last JPEG comes before the final resize and sinc, otherwise after."""
     antialias: bool
-    """Whether bilinear and bicubic resizes filter first; the published recipe does not."""
+    """Whether bilinear and bicubic resizes are antialiased; in the published recipe they are
+    not."""
     aging: Aging | None = None
 
 
 def training() -> Degradation:
-    """The recipe of training: two orders with the ranges published with Real-ESRGAN for x4."""
+    """The training recipe: two orders with the ranges published for Real-ESRGAN x4."""
     second = Order(
         blur=0.8,
         sigma=(0.2, 1.5),
@@ -108,14 +108,14 @@ def training() -> Degradation:
 
 
 def no_degradation() -> Degradation:
-    """Nothing but the reduction to the size of the result."""
+    """Only the reduction to the size of the result."""
     nothing = Order(blur=0.0, resize=(0.0, 0.0, 1.0), noise=0.0, quality=None)
     return Degradation(
         name="none", orders=(nothing,), final_sinc=0.0, jpeg_first=0.0, antialias=True
     )
 
 
-# A good photo, a little soft, saved once.
+# A good, slightly soft photo, saved once.
 LIGHT = Degradation(
     name="light",
     orders=(
@@ -135,7 +135,7 @@ LIGHT = Degradation(
     antialias=True,
 )
 
-# A phone picture that was resized and saved twice.
+# A phone photo that was resized and saved twice.
 MEDIUM = Degradation(
     name="medium",
     orders=(
@@ -188,7 +188,7 @@ HEAVY = Degradation(
     antialias=False,
 )
 
-# A soft, grainy print that faded, was scratched and gathered dust, then went through a scanner.
+# A soft, grainy, faded print with scratches and dust, then scanned.
 OLD_PHOTO = Degradation(
     name="old_photo",
     orders=(
@@ -227,7 +227,7 @@ OLD_PHOTO = Degradation(
     ),
 )
 
-# A frame that was shrunk, compressed to blocks of colour, and stretched again.
+# A video frame that was reduced, compressed to colour blocks, and enlarged again.
 WEB_VIDEO = Degradation(
     name="web_video",
     orders=(

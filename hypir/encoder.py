@@ -1,7 +1,8 @@
-"""Degradation-removal encoder files: read, check, and tell which autoencoder they belong to.
+"""Files of degradation-removal encoders: read them, check them, match them to an autoencoder.
 
-A file holds exactly the encoder tensors of the autoencoder it is for, and the fingerprint of the
-decoder it was trained against: SD2 and SDXL, or SD3 and Flux, have autoencoders of the same shapes.
+A file contains exactly the encoder tensors of its autoencoder, and the fingerprint of the decoder
+that it was trained with. The fingerprint is needed because the autoencoders of SD2 and SDXL, and of
+SD3 and Flux, have the same shapes.
 """
 
 import os
@@ -19,12 +20,12 @@ from .weight_files import Loader, read_tensors, write_tensors
 FORMAT = "1"
 ENCODER_PREFIXES = ("encoder.", "quant_conv.", "taesd_encoder.")
 DECODER_PREFIXES = ("decoder.", "post_quant_conv.", "taesd_decoder.")
-"""Names of the host's autoencoders."""
+"""Prefixes of encoder tensors in the host's autoencoders."""
 
 VALUES = 8
-"""Values taken from every tensor for a fingerprint."""
+"""Number of values per tensor in a fingerprint."""
 TOLERANCE = 0.02
-"""Largest relative difference of one decoder's copies: bfloat16 rounds by at most 0.004."""
+"""Largest relative difference between copies of one decoder: bfloat16 rounds by at most 0.004."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class EncoderWeights:
     """A checked encoder file."""
 
     tensors: Mapping[str, Tensor]
-    """The host's names, encoder.* and quant_conv.*, or taesd_encoder.*."""
+    """Tensors under the host's names: encoder.* and quant_conv.*, or taesd_encoder.*."""
     decoder_fingerprint: str
 
 
 def host_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An autoencoder's state dict under the host's names, from the host's or diffusers' own.
+    """An autoencoder's state dict under the host's names, from the host's or diffusers' names.
 
     Covers AutoencoderKL and AutoencoderTiny of diffusers; attention layers become 1x1 convolutions.
     """
@@ -52,11 +53,11 @@ def host_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Which decoder an autoencoder's state dict holds, as text.
+    """The fingerprint of an autoencoder's decoder, as text.
 
-    VALUES evenly spaced values of every decoder tensor with two axes or more, in order of name,
-    in four significant digits. same_decoder compares with a tolerance, so float32, bfloat16 and
-    float16 copies of one decoder are the same and two decoders of one architecture are not.
+    It contains VALUES evenly spaced values of every decoder tensor with two or more axes, in order
+    of name, with four significant digits. same_decoder compares with a tolerance, so that float32,
+    bfloat16 and float16 copies of one decoder match, and different decoders do not.
     """
     state = host_names(state)
     values = []
@@ -68,7 +69,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 
 def same_decoder(a: str, b: str) -> bool:
-    """Whether two fingerprints are of one decoder: relative L2 distance below TOLERANCE."""
+    """Whether two fingerprints belong to one decoder: relative L2 distance below TOLERANCE."""
     x, y = _values(a), _values(b)
     if x.shape != y.shape or x.numel() == 0:
         return False
@@ -76,7 +77,7 @@ def same_decoder(a: str, b: str) -> bool:
 
 
 def read_encoder(path: str | os.PathLike, load: Loader | None = None) -> EncoderWeights:
-    """An encoder file, checked as far as it goes without its autoencoder.
+    """Read an encoder file and check everything that needs no autoencoder.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -86,38 +87,42 @@ def read_encoder(path: str | os.PathLike, load: Loader | None = None) -> Encoder
     tensors, metadata = read_tensors(path, load)
     if "hypir.encoder" not in metadata:
         raise ValueError(
-            f"{name} is not a HYPIR encoder: its metadata lack hypir.encoder, first tensor "
-            f"{next(iter(tensors))!r}; use a file made by the encoder stage of training"
+            f"{name} is not a HYPIR encoder: its metadata lack hypir.encoder, and its first tensor "
+            f"is {next(iter(tensors))!r}; use a file from the encoder stage of training"
         )
     if metadata["hypir.encoder"] != FORMAT:
         raise ValueError(
-            f"{name} has layout {metadata['hypir.encoder']!r}, this version reads {FORMAT!r}; "
-            f"update the pack"
+            f"{name} has layout {metadata['hypir.encoder']!r}, but this version reads {FORMAT!r}; "
+            "update the pack"
         )
     try:
         decoder = _values(metadata["hypir.decoder_fingerprint"])
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{name} has damaged hypir.* metadata ({error}); get it again") from error
+        raise ValueError(
+            f"{name} has damaged hypir.* metadata ({error}); download the file again"
+        ) from error
     if not decoder.numel() or not torch.isfinite(decoder).all():
-        raise ValueError(f"{name} has damaged hypir.* metadata (fingerprint); get it again")
+        raise ValueError(
+            f"{name} has damaged hypir.* metadata (fingerprint); download the file again"
+        )
     tensors = host_names(tensors)
     unknown = [key for key in tensors if not key.startswith(ENCODER_PREFIXES)]
     if unknown:
         raise ValueError(
-            f"{name} holds {len(unknown)} tensors that belong to no encoder, first {unknown[0]!r}; "
-            f"expected {', '.join(ENCODER_PREFIXES)} only"
+            f"{name} has {len(unknown)} tensors that belong to no encoder, first {unknown[0]!r}; "
+            f"expected only {', '.join(ENCODER_PREFIXES)}"
         )
     bad = [k for k, v in tensors.items() if v.is_floating_point() and count_not_finite(v)]
     if bad:
         raise ValueError(
             f"{name} has NaN or infinite values in {len(bad)} of {len(tensors)} tensors, first "
-            f"{bad[0]!r}; nothing was applied, get the file again"
+            f"{bad[0]!r}; nothing was applied, download the file again"
         )
     return EncoderWeights(tensors, metadata["hypir.decoder_fingerprint"])
 
 
 def is_encoder(path: str | os.PathLike) -> bool:
-    """Whether a file says of itself that it is an encoder; False for anything unreadable."""
+    """Whether a file's metadata say that it is an encoder; False if it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -125,36 +130,6 @@ def is_encoder(path: str | os.PathLike) -> bool:
             return "hypir.encoder" in (file.metadata() or {})
     except (SafetensorError, OSError):
         return False
-
-
-def describe_encoder(encoder: EncoderWeights) -> str:
-    """What an encoder file is, for people, one fact a line.
-
-    Raises:
-        ValueError: if its last layer is missing.
-    """
-    tiny = any(key.startswith("taesd_encoder.") for key in encoder.tensors)
-    head = "encoder.conv_out.weight"
-    if tiny:
-        head = f"taesd_encoder.{max(int(key.split('.')[1]) for key in encoder.tensors)}.weight"
-    if head not in encoder.tensors:
-        raise ValueError(
-            f"an encoder must end in {head}, but the file lacks it; get the file again"
-        )
-    latent = encoder.tensors[head].shape[0] // (1 if tiny else 2)  # else mean and log variance
-    dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in encoder.tensors.values()})
-    parameters = sum(v.numel() for v in encoder.tensors.values())
-    return "\n".join(
-        [
-            "kind                  HYPIR encoder (degradation removal)",
-            f"layout                {'TAESD' if tiny else 'AutoencoderKL'}",
-            f"latent channels       {latent}",
-            f"tensors               {len(encoder.tensors)}",
-            f"parameters            {parameters / 1e6:.1f} M, {', '.join(dtypes)}",
-            "checks                encoder tensors only, all finite, its decoder is known; whether "
-            "it fits a VAE is checked when it is loaded",
-        ]
-    )
 
 
 def save_encoder(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
@@ -169,20 +144,20 @@ def save_encoder(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
     decoder = fingerprint(named)
     if not encoder or not decoder:
         raise ValueError(
-            f"an encoder file is made of a whole autoencoder, but this one lacks its "
-            f"{'decoder' if encoder else 'encoder'}; pass the state dict of all of it"
+            "an encoder file is made from a whole autoencoder, but this one has no "
+            f"{'decoder' if encoder else 'encoder'}; pass its full state dict"
         )
     metadata = {"hypir.encoder": FORMAT, "hypir.decoder_fingerprint": decoder}
     write_tensors(path, encoder, metadata)
 
 
 def check_encoder_fits(name: str, encoder: EncoderWeights, state: Mapping[str, Tensor]) -> None:
-    """An encoder file must have exactly the encoder tensors of the autoencoder, and its decoder.
+    """Check that an encoder file fits an autoencoder: same encoder tensors, same decoder.
 
     Args:
-        name: of the file, for the message.
-        encoder: the file, read.
-        state: the autoencoder's state dict, the host's names.
+        name: the file's name, for the message.
+        encoder: the contents of the file.
+        state: the autoencoder's state dict, under the host's names.
 
     Raises:
         ValueError: with the count, the first offender and what was expected.
@@ -200,13 +175,13 @@ def check_encoder_fits(name: str, encoder: EncoderWeights, state: Mapping[str, T
     if wrong:
         raise ValueError(
             f"{name} does not fit this VAE: {len(wrong)} of {len(expected)} tensors have another "
-            f"shape, first {wrong[0]!r} with {tuple(encoder.tensors[wrong[0]].shape)} where the "
-            f"VAE has {tuple(expected[wrong[0]].shape)}; use the VAE it was trained for"
+            f"shape, first {wrong[0]!r} with {tuple(encoder.tensors[wrong[0]].shape)} instead of "
+            f"{tuple(expected[wrong[0]].shape)}; use the VAE it was trained for"
         )
     if not same_decoder(encoder.decoder_fingerprint, fingerprint(state)):
         raise ValueError(
-            f"{name} was trained against another decoder than this VAE has (the shapes are alike, "
-            f"the values are not); use the VAE of the base model it was trained for"
+            f"{name} was trained with a different decoder than that of this VAE (same shapes, "
+            "other values); use the VAE of the base model it was trained for"
         )
 
 
@@ -215,7 +190,7 @@ def _values(text: str) -> Tensor:
 
 
 _UP_BLOCK = re.compile(r"^decoder\.up_blocks\.(\d+)\.")
-_KL_NAMES = (  # diffusers -> the host (the names of the original latent diffusion code)
+_KL_NAMES = (  # diffusers names -> the host's names (those of the original latent diffusion code)
     (re.compile(r"\.down_blocks\.(\d+)\.resnets\.(\d+)\."), r".down.\1.block.\2."),
     (re.compile(r"\.down_blocks\.(\d+)\.downsamplers\.0\."), r".down.\1.downsample."),
     (re.compile(r"\.up_blocks\.(\d+)\.resnets\.(\d+)\."), r".up.\1.block.\2."),
@@ -232,7 +207,7 @@ _KL_NAMES = (  # diffusers -> the host (the names of the original latent diffusi
 
 
 def _kl_name(key: str, blocks: int) -> str:
-    """The host counts the decoder's blocks from the last to the first."""
+    """The host numbers the decoder's blocks from last to first."""
     key = _UP_BLOCK.sub(lambda m: f"decoder.up_blocks.{blocks - 1 - int(m[1])}.", key)
     for pattern, replacement in _KL_NAMES:
         key = pattern.sub(replacement, key)
@@ -243,5 +218,5 @@ _TINY_LAYER = re.compile(r"^(encoder|decoder)\.layers\.(\d+)\.")
 
 
 def _tiny_layer(match: re.Match) -> str:
-    """The host's decoder begins with a clamp, so its layers count from one."""
+    """The host's decoder starts with a clamp, so its layers are numbered from one."""
     return f"taesd_{match[1]}.{int(match[2]) + (match[1] == 'decoder')}."

@@ -1,9 +1,9 @@
 """Layouts, sizes, padding and alpha of images.
 
-Three words, defined here and nowhere else:
+The three terms for image tensors:
     image   (B, H, W, C) float in [0, 1], the host's IMAGE; C = 1, 3 or 4 (alpha last)
-    pixels  (B, C, H, W) in [-1, 1], what an autoencoder eats
-    latent  (B, C, h, w), scaled to unit variance unless said otherwise
+    pixels  (B, C, H, W) in [-1, 1], the input of an autoencoder
+    latent  (B, C, h, w), scaled to unit variance unless stated otherwise
 
 Sizes are always (height, width).
 """
@@ -14,8 +14,9 @@ from torch import Tensor
 from .tiling import CELL_PX
 
 PAD_PX = 16
-"""Images are padded to a multiple of this for every prior: 8 px cells, taken in pairs by the
-transformers of SD3 and Flux, which would wrap an odd row around to the opposite edge."""
+"""Images are padded to a multiple of this for every prior. A latent cell is 8 px, and the
+transformers of SD3 and Flux take cells in pairs: they would wrap an odd row around to the opposite
+edge."""
 
 
 def padded_size(height: int, width: int) -> tuple[int, int]:
@@ -30,17 +31,17 @@ def latent_size(height: int, width: int) -> tuple[int, int]:
 
 
 def symmetric_index(start: int, stop: int, size: int) -> Tensor:
-    """Source indices of positions start..stop of an axis continued by symmetric reflection.
+    """Source indices of positions start..stop on an axis extended by symmetric reflection.
 
-    Position p beyond the edge reads the mirrored pixel, edge pixel included, and the mirrored
-    picture is repeated, so any size from 1 works: 0 1 2 | 2 1 0 | 0 1 2 ...
+    A position beyond the edge reads the mirrored pixel, including the edge pixel. The mirrored
+    image repeats, so any size from 1 works: 0 1 2 | 2 1 0 | 0 1 2 ...
     """
     position = torch.arange(start, stop) % (2 * size)
     return torch.minimum(position, 2 * size - 1 - position)
 
 
 def crop_padded(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    """A window of an image continued by symmetric reflection to the right and bottom.
+    """A window of an image that is extended by symmetric reflection to the right and bottom.
 
     Args:
         image: (B, H, W, C).
@@ -58,7 +59,7 @@ def crop_padded(image: Tensor, top: int, left: int, height: int, width: int) -> 
 
 
 def check_image(image: Tensor, name: str = "image") -> None:
-    """Raises ValueError, in one sentence, if `image` is not a usable IMAGE."""
+    """Raise ValueError, in one sentence, if `image` is not a valid IMAGE."""
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise ValueError(
             f"{name} must be (batch, height, width, 1, 3 or 4 channels) and not empty, "
@@ -68,14 +69,14 @@ def check_image(image: Tensor, name: str = "image") -> None:
     if bad:
         raise ValueError(
             f"{name} must hold finite numbers, but {bad} of {image.numel()} values are NaN or "
-            f"infinite; the node that made it failed (often a VAE in fp16), use another precision"
+            "infinite; the node that made it failed (often a VAE in fp16): use another precision"
         )
 
 
 def count_not_finite(tensor: Tensor) -> int:
-    """How many values are NaN or infinite; counts, item by item, only where a sum is not finite."""
-    # One pass without a temporary; float32, since Apple's GPUs know no float64. A finite tensor
-    # whose sum overflows is counted too, and found finite.
+    """Number of NaN or infinite values; counts only in items whose sum is not finite."""
+    # One pass without a temporary, in float32 because Apple's GPUs have no float64. A finite tensor
+    # whose sum overflows is also counted, with the result 0.
     if torch.isfinite(tensor.sum(dtype=torch.float32)):
         return 0
     return sum(int((~torch.isfinite(part)).sum()) for part in torch.atleast_1d(tensor))
@@ -102,15 +103,46 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return resized.movedim(1, -1).to(image.dtype)  # BCHW -> BHWC
 
 
+def resize_rows(image: Tensor, height: int, width: int, top: int, bottom: int) -> Tensor:
+    """Rows top..bottom of `resize`, without the others.
+
+    The resize is separable: the columns are torch's; a row is a mean of source rows, weighted by a
+    triangle around its centre that is as wide as the step between rows, at least one.
+
+    Args:
+        image: (H, W, C).
+        height, width: of the whole result.
+        top, bottom: rows of it.
+
+    Returns:
+        (bottom - top, width, C); a view where the size is the same.
+    """
+    if image.shape[:2] == (height, width):
+        return image[top:bottom]
+    step = image.shape[0] / height
+    reach = max(step, 1.0)
+    centres = (torch.arange(top, bottom, dtype=torch.float64) + 0.5) * step
+    first = max(int(centres[0] - reach), 0)
+    last = min(int(centres[-1] + reach) + 1, image.shape[0])
+    places = torch.arange(first, last, dtype=torch.float64) + 0.5
+    weights = (1 - (places[None] - centres[:, None]).abs() / reach).clamp_min(0)
+    weights = (weights / weights.sum(dim=1, keepdim=True)).float().to(image.device)
+    source = image[first:last].movedim(-1, 0)[None].float()  # HWC -> BCHW
+    wide = torch.nn.functional.interpolate(
+        source, size=(last - first, width), mode="bilinear", antialias=True
+    )
+    return (weights @ wide)[0].movedim(0, -1).to(image.dtype)  # CHW -> HWC
+
+
 def repeat_items(image: Tensor, count: int) -> Tensor:
-    """A batch of one repeated `count` times (a view), or the batch itself when it has `count`.
+    """A batch of one repeated `count` times (a view), or the batch itself if it has `count` items.
 
     Raises:
-        ValueError: if the batch is neither 1 nor `count`.
+        ValueError: if the batch has neither 1 nor `count` items.
     """
     if image.shape[0] not in (1, count):
         raise ValueError(
-            f"a reference must hold one image or as many as there are results ({count}), "
-            f"got {image.shape[0]}; repeat or select it with a batch node"
+            f"a reference must have one image, or one per result ({count}), got {image.shape[0]}; "
+            "repeat or select it with a batch node"
         )
     return image.expand(count, *image.shape[1:])

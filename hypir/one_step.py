@@ -1,12 +1,12 @@
-"""The one step: a low-quality latent is taken as x_t and turned into the clean x0.
+"""The restoration step: it treats a low-quality latent as x_t and computes the clean x0.
 
-Source: HYPIR (arXiv 2507.20590). What a network's output means is in predictions.py.
+Source: HYPIR (arXiv 2507.20590). predictions.py defines what the network's output means.
 
 Legend:
     z           scaled latent of the low-quality image (B, C, h, w)
-    x_t         what the network sees, x_t = k z with the input scale k
-    m, c        the model level (what the network is told) and the coefficient level (what turns
-                its output into x0); equal unless asked otherwise
+    x_t         the network's input, x_t = k z with the input scale k
+    m, c        the model level (given to the network) and the coefficient level (used to compute
+                x0 from its output); equal unless requested otherwise
 """
 
 from collections.abc import Callable
@@ -22,20 +22,20 @@ from .tiling import Tile, TilePlan, run_tiles
 
 @dataclass(frozen=True)
 class OneStep:
-    """Everything that fixes the one step, apart from the network."""
+    """All parameters of the step except the network."""
 
     prediction: Prediction
     """What the network predicts."""
     model_level: NoiseLevel
-    """m, what the network is told."""
+    """m, the level given to the network."""
     coefficient_level: NoiseLevel
-    """c, what turns its output into x0."""
+    """c, the level used to compute x0."""
     input_scale: float = 1.0
     """k of x_t = k z."""
 
 
 def restore_tile(z: Tensor, predict: Callable[[Tensor], Tensor], step: OneStep) -> Tensor:
-    """One step on latents that fit the network whole.
+    """One step on latents that the network processes as a whole.
 
     Args:
         z: scaled latents (B, C, h, w).
@@ -62,19 +62,20 @@ def restore_latent(
     mix_items: bool = True,
     on_batch: Callable[[int, int, Tensor], None] | None = None,
 ) -> Tensor:
-    """One step on latents of any size, tile by tile, blended.
+    """One step on latents of any size, in blended tiles.
 
     Args:
         z: scaled latents (B, C, h, w).
-        predict: (x_t of some tiles (n, C, th, tw), those tiles) -> x0 at the model level.
+        predict: (x_t of n tiles (n, C, th, tw), the tiles) -> x0 at the model level.
         step: the levels and the input scale.
-        plan: tiles over h x w.
-        tile_batch: how many tiles one call of `predict` takes.
-        mix_items: whether one call may hold tiles of several items of the batch.
-        on_batch: called with (tiles done, tiles in all, result so far) after every call.
+        plan: the tiles that cover h x w.
+        tile_batch: number of tiles per call of `predict`.
+        mix_items: whether one call may contain tiles of several items of the batch.
+        on_batch: called with (tiles done, total tiles, result so far) after every call.
 
     Returns:
-        Clean scaled latents, float32, same shape; exactly restore_tile's when one tile covers all.
+        Clean scaled latents, float32, same shape; identical to restore_tile's if one tile covers
+        everything.
     """
     out = torch.zeros(z.shape, dtype=torch.float32, device=z.device)
 

@@ -4,7 +4,7 @@ The conversions are DDPM (Ho et al. 2020, eq. 15), v-prediction (Salimans and Ho
 and rectified flow (Liu et al. 2022).
 
 Legend:
-    x_t         what the network sees, alpha x0 + sigma eps
+    x_t         the network's input, alpha x0 + sigma eps
     alpha_bar   cumulative signal level of a discrete diffusion schedule
     s           noise level of a flow schedule, 0 (clean) to 1 (noise)
 """
@@ -82,8 +82,9 @@ def equal_snr_flow_timestep(level: NoiseLevel) -> float:
 def flow_input_scale(s: float) -> float:
     """K = sqrt((1-s)^2 + s^2): the standard deviation that a flow network expects at level s.
 
-    A scaled latent has standard deviation 1, a flow x_s of independent unit signal and noise has k;
-    so x_t = k z. Equal to 1/(sqrt(alpha_bar) + sqrt(1-alpha_bar)) at equal signal-to-noise ratio.
+    A scaled latent has standard deviation 1; a flow x_s of independent unit signal and noise has
+    standard deviation k. So x_t = k z. Equal to 1/(sqrt(alpha_bar) + sqrt(1-alpha_bar)) at equal
+    signal-to-noise ratio.
     """
     return sqrt((1 - s) ** 2 + s**2)
 
@@ -96,20 +97,20 @@ class Prediction:
     """One kind of network output."""
 
     name: str
-    """What weight files call it."""
+    """Its name in weight files."""
     modelspec: str
-    """What the ModelSpec metadata call it."""
+    """Its name in the ModelSpec metadata."""
     timestep: int
-    """The step's timestep, unless weights say otherwise."""
+    """Default timestep of the step; weights can set another."""
     timesteps: range
-    """Those that a step can have."""
+    """The timesteps that a step can have."""
     x0: Conversion
     """(x_t, output, level) -> the clean latent that the output implies; same shape and dtype, not
     clamped."""
     output: Conversion
     """(x_t, x0, level) -> the output that implies x0: the inverse of `x0` (level.sigma > 0)."""
     input_scale: Callable[[NoiseLevel], float]
-    """k of x_t = k z at a noise level, unless weights say otherwise."""
+    """Default k of x_t = k z at a noise level; weights can set another."""
 
     def __repr__(self) -> str:
         return self.name
@@ -142,7 +143,7 @@ FLOW = Prediction(
     modelspec="flow",
     # Noise level 0.364: the signal-to-noise ratio of alpha_bar_200 = 0.7537 within 0.2 %.
     timestep=364,
-    timesteps=range(1, NUM_TIMESTEPS),  # at 0 there is no noise, and so no step
+    timesteps=range(1, NUM_TIMESTEPS),  # at 0 there is no noise and the step does nothing
     x0=lambda x_t, output, level: x_t - level.sigma * output,
     output=lambda x_t, x0, level: (x_t - x0) / level.sigma,
     input_scale=lambda level: flow_input_scale(level.sigma),

@@ -1,8 +1,8 @@
-"""The base models HYPIR can stand on: one frozen record each.
+"""The base models that HYPIR supports: one frozen record each.
 
 A prior is architecture + prediction type + latent format. Costs are TFLOP counted with
 torch.utils.flop_counter on the full-size diffusers models (meta device, batch 1, 64, 96 and 128
-cells), fitted by constant + linear n + quadratic n^2 in the number of cells n.
+cells), fitted with constant + linear n + quadratic n^2, where n is the number of cells.
 """
 
 from collections.abc import Mapping
@@ -13,30 +13,17 @@ from .one_step import OneStep
 from .predictions import EPS, FLOW, NoiseLevel, Prediction, V, diffusion_level, flow_level
 from .tiling import TileCost
 
-VAE_COST = TileCost(
-    constant=0.0,
-    linear=8.699e-4,  # encoder 2.643e-4 and decoder 6.056e-4 of the SD autoencoder
-    quadratic=4.095e-9,  # the attention of their middle blocks
-    smallest=64,
-    largest=144,
-    # With random weights the last seam is gone at 64 px (docs/performance.md, Seams).
-    overlap=8,
-    align=4,
-)
-"""Encoder and decoder of every prior share one architecture (SD3's and Flux's differ in the number
-of latent channels only), one cost and so one plan."""
-
 
 @dataclass(frozen=True)
 class Prior:
-    """A base model as HYPIR sees it."""
+    """A base model of HYPIR."""
 
     name: str
-    """What weight files call it."""
+    """Its name in weight files."""
     title: str
     """For people."""
     modelspec: str
-    """Architecture as the ModelSpec metadata name it."""
+    """The architecture's name in ModelSpec metadata."""
     prediction: Prediction
     """What the network predicts."""
     latent_channels: int
@@ -44,31 +31,31 @@ class Prior:
     """z = (autoencoder latent - latent_shift) * latent_scale."""
     latent_shift: float
     token_width: int
-    """Width of a text token, and so of the texture token."""
+    """Width of a text token, and therefore of the texture token."""
     pooled_width: int
     """Width of the pooled text vector, 0 = none."""
     lora_prefix: str
-    """Prefix of the host's LoRA names: prefix + diffusers module name with . as _."""
+    """Prefix of the host's LoRA names: prefix + the diffusers module name with _ for every dot."""
     tile: TileCost
     """Cost and sizes of the network's tiles."""
     betas: tuple[float, float] | None = None
     """beta_start, beta_end of the scaled linear schedule; None for flow."""
     conditions: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    """What the network is told beside text, when a condition does not say."""
+    """Values of the network's conditions besides text, for conditionings that lack them."""
 
     @property
     def timestep(self) -> int:
-        """Timestep of the method, unless weights say otherwise."""
+        """Default timestep of the method; weights can set another."""
         return self.prediction.timestep
 
     @property
     def timesteps(self) -> range:
-        """Those that a step can have."""
+        """The timesteps that a step can have."""
         return self.prediction.timesteps
 
     @property
     def input_scale(self) -> float:
-        """K of x_t = k z at the default timestep, unless weights say otherwise."""
+        """K of x_t = k z at the default timestep; weights can set another."""
         return self.input_scale_at(self.timestep)
 
     def input_scale_at(self, timestep: int) -> float:
@@ -91,7 +78,7 @@ class Prior:
             if t not in self.timesteps:
                 raise ValueError(
                     f"{name} must be between {self.timesteps[0]} and {self.timesteps[-1]} for "
-                    f"{self.title}, got {t}; use -1 for the weights' own"
+                    f"{self.title}, got {t}; use -1 for the timestep of the weights"
                 )
         return OneStep(
             self.prediction, self.level(timestep), self.level(coefficient_timestep), input_scale
@@ -144,7 +131,7 @@ SDXL = Prior(
     lora_prefix="lora_unet_",
     tile=TileCost(0.05, 3.634e-4, 2.81e-9, smallest=96, largest=160, overlap=16, align=8),
     betas=SD_BETAS,
-    # Original and target size, in pixels: those of the base model's own training.
+    # Original and target size in pixels, as in the base model's training.
     conditions=MappingProxyType({"width": 1024, "height": 1024}),
 )
 
@@ -174,7 +161,7 @@ FLUX = Prior(
     pooled_width=768,
     lora_prefix="lora_transformer_",
     tile=TileCost(6.81, 3.407e-3, 4.38e-8, smallest=128, largest=160, overlap=16, align=2),
-    # Distilled guidance; the value of FLUX.1-dev's own examples. schnell ignores it.
+    # Distilled guidance: the value in FLUX.1-dev's examples. schnell ignores it.
     conditions=MappingProxyType({"guidance": 3.5}),
 )
 
@@ -194,6 +181,6 @@ Z_IMAGE = Prior(
 )
 
 PRIORS: Mapping[str, Prior] = MappingProxyType(
-    {prior.name: prior for prior in (SD2, SD2_V, SDXL, SD3, FLUX)}
+    {prior.name: prior for prior in (SD2, SD2_V, SDXL, SD3, FLUX, Z_IMAGE)}
 )
 """All priors by the name that weight files carry."""

@@ -1,10 +1,10 @@
-"""The public SD2 weight file: the modules that it adapts and their shapes.
+"""The public SD2 weight file: its adapted modules and their shapes.
 
-The public HYPIR_sd2.pth holds a rank-256 LoRA of a diffusers UNet (SD 2.1) under peft's parameter
-names. Its modules are those whose name ends in one of TARGETS: 257 modules, 514 tensors. The names
-follow from the architecture, so they are enumerated here instead of being listed.
+The public HYPIR_sd2.pth contains a rank-256 LoRA of a diffusers UNet (SD 2.1) under peft's
+parameter names. It adapts the modules whose names end in one of TARGETS: 257 modules, 514 tensors.
+The names follow from the architecture, so the code generates them.
 
-Shapes are those of the adapted weight: (out, in) of a linear layer, (out, in, k, k) of a
+Shapes are those of the adapted weights: (out, in) of a linear layer, (out, in, k, k) of a
 convolution.
 """
 
@@ -79,7 +79,7 @@ def _attention(name: str, width: int) -> Iterator[tuple[str, Shape]]:
         yield f"{block}.{attention}.to_k", (width, context)
         yield f"{block}.{attention}.to_v", (width, context)
         yield f"{block}.{attention}.to_out.0", (width, width)
-    yield f"{block}.ff.net.0.proj", (8 * width, width)  # GEGLU: value and gate of 4 x width each
+    yield f"{block}.ff.net.0.proj", (8 * width, width)  # GEGLU: value and gate, 4 x width each
     yield f"{block}.ff.net.2", (width, 4 * width)
     yield f"{name}.proj_out", (width, width)
 

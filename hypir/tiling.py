@@ -1,8 +1,8 @@
-"""Tile plan and blend, the same for the encoder, the step and the decoder.
+"""Tile plan and blending, shared by the encoder, the step and the decoder.
 
-All lengths are cells: the latent cells of the picture (8 x 8 px each), for every stage.
-A plan fits tiles of one size to the picture, evenly spread, so that the work is least; the blend
-weights sum to one at every cell, so tiling a pointwise function changes nothing.
+All lengths are in latent cells (8 x 8 px of the image each), for every stage. A plan covers the
+image with evenly spaced tiles of one size, chosen for the least computation. The blend weights sum
+to one at every cell, so tiling a pointwise function changes nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class Tile:
     width: int
 
     def crop(self, tensor: Tensor) -> Tensor:
-        """The tile's part of a (B, C, h, w) tensor, (1, C, height, width), a view."""
+        """The tile's part of a (B, C, h, w) tensor: (1, C, height, width), a view."""
         return self.window(tensor[self.item : self.item + 1])
 
     def window(self, tensor: Tensor) -> Tensor:
@@ -39,17 +39,17 @@ class Tile:
 
 @dataclass(frozen=True)
 class Axis:
-    """Tiles along one axis: `starts` are rising, the first is 0, the last ends at `length`."""
+    """Tiles along one axis: `starts` increase, the first is 0, the last tile ends at `length`."""
 
     length: int
     tile: int
     starts: tuple[int, ...]
 
     def weights(self, scale: int = 1) -> list[Tensor]:
-        """Blend weights of every tile, (tile * scale,) float32; they sum to one at every cell.
+        """Blend weights of every tile, (tile * scale,) float32, which sum to one at every cell.
 
-        A Hann ramp over the cells shared with each neighbour, w = (1 - cos(pi u)) / 2, divided by
-        the sum where more than two tiles meet.
+        A Hann ramp, w = (1 - cos(pi u)) / 2, over the cells shared with each neighbour. Where more
+        than two tiles overlap, it is divided by the sum.
         """
         size = self.tile * scale
         raw = []
@@ -100,7 +100,7 @@ class TilePlan:
         )
 
     def describe(self) -> str:
-        """For people, in pixels: "9 tiles of 768x768 px"."""
+        """A description in pixels: "9 tiles of 768x768 px"."""
         h, w = self.rows.tile * CELL_PX, self.columns.tile * CELL_PX
         count = len(self.boxes)
         return f"{count} tile{'s' if count > 1 else ''} of {w}x{h} px"
@@ -108,7 +108,7 @@ class TilePlan:
 
 @dataclass(frozen=True)
 class TileCost:
-    """What a stage costs and which tiles it takes, in cells."""
+    """The cost of a stage and the tiles it supports, in cells."""
 
     constant: float
     """TFLOP per tile (the text tokens of a transformer)."""
@@ -117,18 +117,18 @@ class TileCost:
     quadratic: float
     """TFLOP per cell squared (self-attention)."""
     smallest: int
-    """Shortest side that the planner gives to a tile of several (the resolution of training)."""
+    """Shortest planned side if there are several tiles (the training resolution)."""
     largest: int
-    """Longest side that the planner gives to a tile."""
+    """Longest planned side."""
     overlap: int
-    """Least overlap of neighbours."""
+    """Smallest overlap of neighbours."""
     align: int
-    """Sides of a tile that does not span its axis are multiples of this."""
+    """The side of a tile that does not span its axis is a multiple of this."""
     bound: int | None = None
-    """Longest side that the stage can take at all, None = any."""
+    """Longest side that the stage supports at all, None = any."""
 
     def bounded(self, bound: int) -> "TileCost":
-        """The same stage where no tile can be longer than `bound` (a table of positions)."""
+        """The same stage with tiles no longer than `bound` (the size of a position table)."""
         return replace(
             self,
             smallest=min(self.smallest, bound),
@@ -142,8 +142,23 @@ class TileCost:
         return self.constant + self.linear * cells + self.quadratic * cells**2
 
 
+VAE_COST = TileCost(
+    constant=0.0,
+    linear=8.699e-4,  # encoder 2.643e-4 and decoder 6.056e-4 of the SD autoencoder
+    quadratic=4.095e-9,  # attention in their middle blocks
+    smallest=64,
+    largest=144,
+    # With random weights, seams disappear at 64 px (docs/performance.md, Seams).
+    overlap=8,
+    align=4,
+)
+"""The autoencoder's cost, counted as described in priors.py. The autoencoders of all priors share
+one architecture (those of SD3 and Flux differ only in the number of latent channels), one cost, one
+plan."""
+
 LADDER = (160, 128, 96, 64, 48, 32)
-"""Longest tile side by step, for machines that cannot take the planned tile (1280 to 256 px)."""
+"""Longest tile side at each step down, for machines without memory for the planned tile (1280 to
+256 px)."""
 
 
 def plan_tiles(
@@ -154,19 +169,19 @@ def plan_tiles(
     overlap: int = -1,
     limit: int | None = None,
 ) -> TilePlan:
-    """Tiles over height x width cells: the asked ones, or those of least work.
+    """Tiles over height x width cells: the requested ones, or those with the least computation.
 
-    Depends on nothing but its arguments, so the same picture gets the same tiles everywhere.
+    The result depends only on the arguments, so an image gets the same tiles on every machine.
 
     Args:
-        height, width: the picture, in cells, at least 1.
-        cost: of the stage.
-        tile: side asked for, 0 = planned.
-        overlap: overlap asked for, -1 = planned.
-        limit: longest side allowed (a step of LADDER), None = the stage's own.
+        height, width: size of the image in cells, at least 1.
+        cost: the cost of the stage.
+        tile: requested side, 0 = planned.
+        overlap: requested overlap, -1 = planned.
+        limit: longest side allowed (a step of LADDER), None = that of the stage.
 
     Raises:
-        ValueError: if an asked tile or overlap cannot be used.
+        ValueError: if a requested tile or overlap cannot be used.
     """
     if tile:
         _check_asked(tile, cost, overlap)
@@ -188,7 +203,7 @@ def plan_tiles(
 
 
 def cells(px: int, name: str) -> int:
-    """Pixels given by the user as whole cells.
+    """A user's size in pixels, converted to cells.
 
     Raises:
         ValueError: if px is not a multiple of the cell.
@@ -200,7 +215,7 @@ def cells(px: int, name: str) -> int:
 
 
 def lower_limit(plan: TilePlan) -> int | None:
-    """Next step of LADDER below the plan's tiles, or None at the lowest."""
+    """The next step of LADDER below the plan's tiles, or None at the end."""
     side = max(plan.rows.tile, plan.columns.tile)
     return next((step for step in LADDER if step < side), None)
 
@@ -218,13 +233,13 @@ def run_tiles(
 
     Args:
         plan: the tiles.
-        process: some tiles -> (n, C, tile height * scale, tile width * scale).
-        out: zeros (B, C, H, W), float32; written in place. Where it is smaller than the plan times
-            scale (a padded picture), what lies beyond its right and bottom edge is dropped.
+        process: n tiles -> (n, C, tile height * scale, tile width * scale).
+        out: zeros (B, C, H, W), float32; written in place. If it is smaller than the plan times
+            scale (a padded image), everything beyond its right and bottom edge is dropped.
         scale: cells of the result per cell of the plan (8 for the decoder).
         batch: tiles per call.
-        mix_items: whether a call may hold tiles of several items.
-        on_batch: called with (tiles done, tiles in all, out) after every call.
+        mix_items: whether a call may contain tiles of several items.
+        on_batch: called with (tiles done, total tiles, out) after every call.
     """
     row_weights = [w.to(out.device)[:, None] for w in plan.rows.weights(scale)]
     column_weights = [w.to(out.device)[None, :] for w in plan.columns.weights(scale)]
@@ -263,7 +278,7 @@ def _chunks(entries: Sequence[tuple], size: int):
 
 
 def _splits(length: int, longest: int, overlap: int, cost: TileCost):
-    """(count, side) of every tile side that the planner may give to an axis of `length` cells."""
+    """(count, side) of every tile side that can be chosen for an axis of `length` cells."""
     if length <= longest:
         yield 1, length
     least = max(min(cost.smallest, longest), overlap + 1)
@@ -273,7 +288,7 @@ def _splits(length: int, longest: int, overlap: int, cost: TileCost):
 
 
 def _axis(length: int, tile: int, overlap: int) -> Axis:
-    """Fewest tiles of side `tile` that cover `length` with at least `overlap`, evenly spread."""
+    """The fewest evenly spaced tiles of side `tile` that cover `length` with at least `overlap`."""
     if tile >= length:
         return Axis(length, length, (0,))
     count = _count(length, tile, overlap)
@@ -290,12 +305,12 @@ def _check_asked(tile: int, cost: TileCost, overlap: int) -> None:
     if tile % cost.align or tile < 2 * cost.align:
         raise ValueError(
             f"tile_size must be a multiple of {cost.align * CELL_PX} px and at least "
-            f"{2 * cost.align * CELL_PX} px here, got {px}; use 0 to have it planned"
+            f"{2 * cost.align * CELL_PX} px here, got {px}; use 0 to choose it automatically"
         )
     if cost.bound is not None and tile > cost.bound:
         raise ValueError(
-            f"tile_size must be at most {cost.bound * CELL_PX} px for this model, whose table of "
-            f"positions ends there, got {px}; lower it, or use 0 to have it planned"
+            f"tile_size must be at most {cost.bound * CELL_PX} px for this model, the size of its "
+            f"position table, got {px}; lower it, or use 0 to choose it automatically"
         )
     if overlap > tile - cost.align:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Weight files on disk: safe reading, plain sentences for damaged files, atomic writing."""
+"""Weight files on disk: safe reading, clear errors for damaged files, atomic writing."""
 
 import os
 import pickle
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 Loader = Callable[[str], tuple[dict[str, Tensor], dict[str, str] | None]]
-"""path -> (tensors, metadata). Must never run code from a pickle."""
+"""path -> (tensors, metadata). It must never run code from a pickle."""
 
 
 def read_tensors(
     path: str | os.PathLike, load: Loader | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Named tensors and metadata of a file.
+    """Read the named tensors and metadata of a file.
 
     Args:
-        path: .safetensors, or .pth read as plain tensors (nothing in it is executed).
-        load: the reader to use, load_plain by default.
+        path: .safetensors, or .pth read as plain tensors (no code in it runs).
+        load: the reader, load_plain by default.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: with one sentence if the file is unsafe, damaged or holds anything but tensors.
+        ValueError: if the file is unsafe, damaged or contains anything but tensors.
     """
     name = Path(path).name
     if not Path(path).is_file():
@@ -32,29 +32,31 @@ def read_tensors(
         tensors, metadata = (load or load_plain)(os.fspath(path))
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{name} must hold plain tensors, but it asks to run Python code or is no weight file; "
-            f"nothing was run: get the file again from its source"
+            f"{name} must contain plain tensors, but it tries to run Python code or is not a "
+            "weight file; nothing was run: download the file again from its source"
         ) from error
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # torch's reader raises whatever the damaged bytes lead it to
+    except Exception as error:  # on damaged bytes, torch's reader can raise anything
         raise ValueError(
-            f"{name} cannot be read as weights: it is cut short or damaged "
+            f"{name} cannot be read as weights: it is incomplete or damaged "
             f"({Path(path).stat().st_size} bytes); download it again"
         ) from error
     if not isinstance(tensors, dict) or not tensors:
-        raise ValueError(f"{name} must hold named tensors, got none; get the file again")
+        raise ValueError(
+            f"{name} must contain named tensors, but has none; download the file again"
+        )
     stray = [k for k, v in tensors.items() if not isinstance(k, str) or not isinstance(v, Tensor)]
     if stray:
         raise ValueError(
-            f"{name} must hold named tensors only, but {len(stray)} entries are not, first "
-            f"{stray[0]!r}; use a file of weights, not of a training state"
+            f"{name} must contain only named tensors, but {len(stray)} entries are not tensors, "
+            f"first {stray[0]!r}; use a weight file, not a training state"
         )
     return {k: v.detach() for k, v in tensors.items()}, metadata or {}
 
 
 def load_plain(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
-    """Tensors and metadata of a .safetensors, or tensors of a .pth without executing anything."""
+    """Tensors and metadata of a .safetensors, or tensors of a .pth, without running any code."""
     if Path(path).suffix.lower() in (".safetensors", ".sft"):
         from safetensors import safe_open
 
@@ -66,12 +68,12 @@ def load_plain(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
 def write_tensors(
     path: str | os.PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write a .safetensors that appears under its name only when it is complete.
+    """Write a .safetensors atomically: it appears under its name only when complete.
 
     Raises:
         ValueError: if the name does not end in .safetensors.
         FileNotFoundError: if the folder does not exist.
-        OSError: if it cannot be written, as on a full disk; nothing is left behind.
+        OSError: if it cannot be written, for example on a full disk; nothing is left behind.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -80,12 +82,12 @@ def write_tensors(
     if path.suffix != ".safetensors":
         raise ValueError(f"the output must be a .safetensors file, got {path.name!r}")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {str(path.parent)!r}; make it first")
+        raise FileNotFoundError(f"there is no folder {str(path.parent)!r}; create it first")
     partial = path.with_name(path.name + ".partial")
     try:
         save_file({k: v.contiguous() for k, v in tensors.items()}, partial, dict(metadata))
         os.replace(partial, path)
     except SafetensorError as error:
-        raise OSError(f"{path.name} could not be written: {error}; make room") from error
+        raise OSError(f"{path.name} could not be written: {error}; free some disk space") from error
     finally:
         partial.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""HYPIR weight files: read, check, convert, describe.
+"""HYPIR weight files: read, check, convert.
 
-Two layouts are read. The public one holds peft parameter names of a diffusers UNet
-(`<module>.lora_A.default.weight`, alpha = rank). Ours is a .safetensors whose LoRA names the
-host's own loader maps (`lora_unet_<module>.lora_up.weight`, dots as underscores), with metadata
-`hypir.*` and further tensors `hypir.*`. A file is checked in full before anything is made of it.
+There are two layouts. The public one uses peft's parameter names for a diffusers UNet
+(`<module>.lora_A.default.weight`, alpha = rank). Ours is a .safetensors with LoRA names that the
+host's own loader maps (`lora_unet_<module>.lora_up.weight`, dots as underscores), `hypir.*`
+metadata and further `hypir.*` tensors. A file is checked in full before it is used.
 """
 
 import json
@@ -25,19 +25,19 @@ from .texture import check_texture_mlp
 from .weight_files import Loader, read_tensors, write_tensors
 
 FORMAT = "1"
-"""Version of our layout, in the metadata as hypir.format."""
+"""Version of our layout: hypir.format in the metadata."""
 TEXTURE_PREFIX = "hypir.texture."
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 PEFT_NAME = re.compile(
     r"(?:base_model\.model\.|unet\.)?(?P<module>.+)\.lora_(?P<part>[AB])(?:\.default)?\.weight"
 )
-NATIVE_NAME = re.compile(r"(?P<module>lora_.+)\.lora_(?P<part>up|down)\.weight")
+NATIVE_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<part>up|down)\.weight")
 
 
 @dataclass(frozen=True)
 class HypirWeights:
-    """A checked weight file: every module has both factors, of one rank, all finite."""
+    """A checked weight file: every module has both factors, with one rank, all finite."""
 
     prior: Prior
     lora: Mapping[str, tuple[Tensor, Tensor]]
@@ -47,32 +47,32 @@ class HypirWeights:
     coefficient_timestep: int
     input_scale: float
     texture: Mapping[str, Tensor] | None = None
-    """The richness MLP (hypir.texture), or None: these weights cannot follow a richness."""
+    """The richness MLP (hypir.texture); None if the weights cannot follow a richness."""
     conditions: Mapping[str, float] = field(default_factory=dict)
-    """What the network was told beside text in training."""
+    """The network's conditions besides text in training."""
     source: str = "hypir"
     """Layout of the file: "public" or "hypir" (ours)."""
 
     def host_names(self) -> dict[str, str]:
-        """Module name -> the name under which the host's LoRA loader knows it."""
+        """Module name -> its name in the host's LoRA loader."""
         return {m: self.prior.lora_prefix + m.replace(".", "_") for m in self.lora}
 
     def shape(self, module: str) -> Shape:
-        """Shape of the weight that `module` adapts, from the factors."""
+        """Shape of the adapted weight of `module`, from the factors."""
         up, down = self.lora[module]
         return (up.shape[0], *down.shape[1:])
 
 
 def read_weights(path: str | os.PathLike, load: Loader | None = None) -> HypirWeights:
-    """A weight file, checked in full.
+    """Read a weight file and check all of it.
 
     Args:
-        path: .safetensors, or .pth read as plain tensors (nothing in it is executed).
-        load: the reader to use, by default torch.load(weights_only=True) and safetensors.
+        path: .safetensors, or .pth read as plain tensors (no code in it runs).
+        load: the reader, by default torch.load(weights_only=True) and safetensors.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: with one sentence naming the file, what is wrong and what was expected.
+        ValueError: in one sentence, with the file, what is wrong and what was expected.
     """
     name = Path(path).name
     tensors, metadata = read_tensors(path, load)
@@ -85,7 +85,7 @@ def read_weights(path: str | os.PathLike, load: Loader | None = None) -> HypirWe
 
 
 def save_weights(weights: HypirWeights, path: str | os.PathLike) -> None:
-    """Write our layout, complete or not at all (errors: those of write_tensors)."""
+    """Write our layout atomically (errors: those of write_tensors)."""
     tensors = {}
     for module, host_name in weights.host_names().items():
         up, down = weights.lora[module]
@@ -97,12 +97,12 @@ def save_weights(weights: HypirWeights, path: str | os.PathLike) -> None:
 
 
 def check_shapes(name: str, weights: HypirWeights, shapes: Mapping[str, Shape]) -> None:
-    """Every module must exist in the model and have the weight shape that the factors give.
+    """Check that every module exists in the model with the shape given by its factors.
 
     Args:
-        name: of the file, for the message.
-        weights: the file, read.
-        shapes: module name -> weight shape in the model; modules that it lacks are absent.
+        name: the file's name, for the message.
+        weights: the contents of the file.
+        shapes: module name -> weight shape in the model, without modules that it lacks.
 
     Raises:
         ValueError: with the count, the first offender and what was expected.
@@ -111,41 +111,17 @@ def check_shapes(name: str, weights: HypirWeights, shapes: Mapping[str, Shape]) 
     if absent:
         raise ValueError(
             f"{name} adapts {len(weights.lora)} modules of {weights.prior.title}, but the model "
-            f"lacks {len(absent)} of them, first {absent[0]!r}; use the base model the weights "
-            f"were trained on"
+            f"lacks {len(absent)} of them, first {absent[0]!r}; use the base model that the "
+            "weights were trained on"
         )
     wrong = [m for m in weights.lora if _matrix(weights.shape(m)) != _matrix(shapes[m])]
     if wrong:
         first = wrong[0]
         raise ValueError(
             f"{name} does not fit the model: {len(wrong)} of {len(weights.lora)} modules have "
-            f"another shape, first {first!r} with {weights.shape(first)} where the model has "
-            f"{tuple(shapes[first])}; use the base model the weights were trained on"
+            f"another shape, first {first!r} with {weights.shape(first)} instead of "
+            f"{tuple(shapes[first])}; use the base model that the weights were trained on"
         )
-
-
-def describe(weights: HypirWeights) -> str:
-    """What a file is, for people, one fact a line."""
-    kind = "public HYPIR weights (peft names)" if weights.source == "public" else "HYPIR weights"
-    parameters = sum(up.numel() + down.numel() for up, down in weights.lora.values())
-    dtypes = sorted({str(up.dtype).removeprefix("torch.") for up, _ in weights.lora.values()})
-    lines = [
-        f"kind                  {kind}",
-        f"prior                 {weights.prior.name}: {weights.prior.title}",
-        f"prediction            {weights.prior.prediction.name}",
-        f"rank                  {weights.rank}",
-        f"modules               {len(weights.lora)} ({2 * len(weights.lora)} tensors)",
-        f"parameters            {parameters / 1e6:.1f} M, {', '.join(dtypes)}",
-        f"timestep              {weights.timestep}",
-        f"coefficient timestep  {weights.coefficient_timestep}",
-        f"input scale           {weights.input_scale:g}",
-        f"texture richness      {'yes' if weights.texture else 'no'}",
-        "checks                all modules there, shapes right, nothing unknown, all finite",
-    ]
-    if weights.conditions:
-        told = ", ".join(f"{k}={v:g}" for k, v in weights.conditions.items())
-        lines.insert(-1, f"conditions            {told}")
-    return "\n".join(lines)
 
 
 def _read_public(name: str, tensors: dict[str, Tensor]) -> HypirWeights:
@@ -180,8 +156,8 @@ def _read_public(name: str, tensors: dict[str, Tensor]) -> HypirWeights:
 def _read_native(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> HypirWeights:
     if metadata["hypir.format"] != FORMAT:
         raise ValueError(
-            f"{name} has layout {metadata['hypir.format']!r}, this version reads {FORMAT!r}; "
-            f"update the pack"
+            f"{name} has layout {metadata['hypir.format']!r}, but this version reads {FORMAT!r}; "
+            "update the pack"
         )
     try:
         prior_name = metadata["hypir.prior"]
@@ -194,26 +170,33 @@ def _read_native(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]
         has_texture = metadata["hypir.texture"] == "true"
         conditions = {k: float(v) for k, v in json.loads(metadata["hypir.conditions"]).items()}
         if not modules or not all(isinstance(m, str) for m in modules):
-            raise ValueError("hypir.modules is no list of names")
+            raise ValueError("hypir.modules is not a list of names")
         if not all(map(isfinite, (input_scale, *conditions.values()))) or input_scale <= 0:
-            raise ValueError("hypir.input_scale or hypir.conditions is not a usable number")
+            raise ValueError("hypir.input_scale or hypir.conditions is not a valid number")
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{name} has damaged hypir.* metadata ({error}); get it again") from error
+        raise ValueError(
+            f"{name} has damaged hypir.* metadata ({error}); download the file again"
+        ) from error
     prior = PRIORS.get(prior_name)
     if prior is None or prior.prediction.name != prediction:
         raise ValueError(
-            f"{name} is for prior {prior_name!r} with {prediction!r} prediction, which is unknown "
-            f"here (known: {', '.join(PRIORS)}); update the pack"
+            f"{name} is for prior {prior_name!r} with {prediction!r} prediction, which this "
+            f"version does not know (known: {', '.join(PRIORS)}); update the pack"
         )
     for t in (timestep, coefficient_timestep):
         if t not in prior.timesteps:
-            raise ValueError(f"{name} has damaged hypir.* metadata (timestep {t}); get it again")
+            raise ValueError(
+                f"{name} has damaged hypir.* metadata (timestep {t}); download the file again"
+            )
     texture = {
         k[len(TEXTURE_PREFIX) :]: v for k, v in tensors.items() if k.startswith(TEXTURE_PREFIX)
     }
     factors = {k: v for k, v in tensors.items() if not k.startswith(TEXTURE_PREFIX)}
     if bool(texture) != has_texture:
-        raise ValueError(f"{name} names a texture part that differs from its tensors; get it again")
+        raise ValueError(
+            f"{name} has metadata about texture that do not match its tensors; "
+            "download the file again"
+        )
     if texture:
         _check_texture(name, texture)
     module_of = {prior.lora_prefix + m.replace(".", "_"): m for m in modules}
@@ -221,7 +204,8 @@ def _read_native(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]
     lora = _pair(name, factors, parts, modules, ("up", "down"))
     if _rank(name, lora) != rank:
         raise ValueError(
-            f"{name} says rank {rank} but holds rank {_rank(name, lora)}; get it again"
+            f"{name} has rank {rank} in its metadata, but tensors of rank {_rank(name, lora)}; "
+            "download the file again"
         )
     return HypirWeights(
         prior, lora, rank, timestep, coefficient_timestep, input_scale, texture or None, conditions
@@ -229,7 +213,7 @@ def _read_native(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]
 
 
 def _split(tensors: Mapping[str, Tensor], pattern: re.Pattern) -> dict[str, dict[str, str]]:
-    """Module -> part -> name of the tensor, for every tensor that is a LoRA factor."""
+    """Module -> part -> tensor name, for every LoRA factor."""
     parts: dict[str, dict[str, str]] = {}
     for key in tensors:
         if match := pattern.fullmatch(key):
@@ -244,18 +228,18 @@ def _pair(
     modules: list[str],
     order: tuple[str, str],
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """(up, down) of every expected module; nothing missing, nothing more."""
+    """(up, down) of every expected module, if nothing is missing or unknown."""
     missing = [m for m in modules if len(parts.get(m, {})) < 2]
     if missing:
         raise ValueError(
             f"{name} is incomplete: {len(missing)} of {len(modules)} modules lack a factor, first "
-            f"{missing[0]!r}; nothing was applied, get the file again"
+            f"{missing[0]!r}; nothing was applied, download the file again"
         )
     unknown = sorted(tensors.keys() - {key for m in modules for key in parts[m].values()})
     if unknown:
         raise ValueError(
-            f"{name} holds tensors that no HYPIR file has ({len(unknown)} of {len(tensors)}), "
-            f"first {unknown[0]!r}; expected two factors of {len(modules)} modules and nothing more"
+            f"{name} has tensors that no HYPIR file has ({len(unknown)} of {len(tensors)}), first "
+            f"{unknown[0]!r}; expected only two factors for each of {len(modules)} modules"
         )
     return {m: (tensors[parts[m][order[0]]], tensors[parts[m][order[1]]]) for m in modules}
 
@@ -267,8 +251,8 @@ def _rank(name: str, lora: Mapping[str, tuple[Tensor, Tensor]]) -> int:
         fits = up.ndim > 1 and down.ndim > 1 and up.shape[1] == down.shape[0] == rank
         if not fits or prod(up.shape[2:]) != 1 or not up.numel() or not down.numel():
             raise ValueError(
-                f"{name} must have one rank throughout ({rank}), but {module!r} has up "
-                f"{tuple(up.shape)} and down {tuple(down.shape)}; get the file again"
+                f"{name} must have the same rank ({rank}) in all modules, but {module!r} has up "
+                f"{tuple(up.shape)} and down {tuple(down.shape)}; download the file again"
             )
     return rank
 
@@ -285,15 +269,15 @@ def _check_numbers(name: str, tensors: Mapping[str, Tensor]) -> None:
     other = [k for k, v in tensors.items() if v.dtype not in DTYPES]
     if other:
         raise ValueError(
-            f"{name} must hold float32, float16 or bfloat16, but {len(other)} of {len(tensors)} "
-            f"tensors do not, first {other[0]!r} with {tensors[other[0]].dtype}; get a file that "
-            f"was not quantized"
+            f"{name} must contain float32, float16 or bfloat16, but {len(other)} of {len(tensors)} "
+            f"tensors do not, first {other[0]!r} with {tensors[other[0]].dtype}; use a file that "
+            "was not quantized"
         )
     bad = [k for k, v in tensors.items() if count_not_finite(v)]
     if bad:
         raise ValueError(
             f"{name} has NaN or infinite values in {len(bad)} of {len(tensors)} tensors, first "
-            f"{bad[0]!r}; nothing was applied, get the file again"
+            f"{bad[0]!r}; nothing was applied, download the file again"
         )
 
 
@@ -319,12 +303,12 @@ def _metadata(weights: HypirWeights) -> dict[str, str]:
 
 
 def _matrix(shape: Shape) -> tuple[int, int]:
-    """(out, in * k * k): a linear layer and a 1x1 convolution are the same adapted weight."""
+    """(out, in * k * k): a linear layer and a 1x1 convolution count as the same weight."""
     return shape[0], prod(shape[1:])
 
 
 def _guess(tensors: Mapping[str, Tensor]) -> str:
-    """What a file that is not HYPIR's seems to be."""
+    """A guess at the contents of a file that is not HYPIR's."""
     names = " ".join(tensors)
     if "lora" in names.lower():
         return "a LoRA of another method or base model"

@@ -15,11 +15,11 @@ class HYPIRExtension(ComfyExtension):
     """All nodes of the pack, and its small model."""
 
     async def on_load(self) -> None:
-        """Called by the host once, before the nodes are listed."""
+        """Called by the host once, before it lists the nodes."""
         register_embedded_models()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """In the order of a restoration."""
+        """The nodes, in the order of a restoration."""
         return [
             HYPIRLoadLora,
             HYPIRLoadEncoder,

@@ -1,4 +1,4 @@
-"""Colour transfer as a node of its own."""
+"""Colour transfer as a separate node."""
 
 from comfy_api.latest import io
 
@@ -16,7 +16,7 @@ class HYPIRMatchColor(io.ComfyNode):
             category=CATEGORY,
             description="Transfers the colours of one image to another, with the colour correction "
             "of HYPIR Decode.",
-            search_aliases=["color fix", "color transfer", "wavelet", "adain", "hypir"],
+            search_aliases=["color fix", "color transfer", "wavelet", "adain", "lab", "hypir"],
             inputs=[
                 io.Image.Input("image", tooltip="The image to correct."),
                 io.Image.Input(
@@ -31,7 +31,8 @@ class HYPIRMatchColor(io.ComfyNode):
                     default="wavelet",
                     tooltip="wavelet takes tone and colour from the reference and detail from the "
                     "image; both must show the same scene. adain matches only mean and contrast "
-                    "and works with any reference.",
+                    "and works with any reference; lab does so in lightness and colour, and a "
+                    "black-and-white reference leaves no colour.",
                 ),
                 io.Float.Input(
                     "strength",

@@ -1,4 +1,4 @@
-"""Degrade a good picture, to try and to compare."""
+"""Degrade a good image, to test settings and compare."""
 
 from comfy_api.latest import io
 

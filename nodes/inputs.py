@@ -1,4 +1,4 @@
-"""Inputs that several nodes share, so that they read the same everywhere."""
+"""Inputs that several nodes share, with the same text everywhere."""
 
 from comfy_api.latest import io
 
@@ -27,7 +27,7 @@ def tile_inputs() -> list[io.Input]:
             default=-1,
             min=-1,
             max=512,
-            step=1,  # with -1 as the least, the page would round to 7, 15, ... in steps of 8
+            step=1,  # with a minimum of -1 and steps of 8, the page would round to 7, 15, ...
             advanced=True,
             tooltip="Overlap of neighbouring tiles in image pixels, blended smoothly. -1 chooses "
             "it automatically. Raise it if you see seams; more overlap takes more time.",
@@ -36,7 +36,7 @@ def tile_inputs() -> list[io.Input]:
 
 
 def tile_batch_input() -> io.Input:
-    """How many tiles one call of the network takes."""
+    """Number of tiles per network call."""
     return io.Int.Input(
         "tile_batch",
         default=0,
@@ -75,7 +75,7 @@ def timestep_inputs() -> list[io.Input]:
 
 
 def seed_input(tooltip: str, advanced: bool = False) -> io.Input:
-    """A seed; with the host's "control after generate" beside it unless it is an advanced one."""
+    """A seed input, with the host's "control after generate" unless it is an advanced input."""
     return io.Int.Input(
         "seed",
         default=0,
@@ -88,12 +88,12 @@ def seed_input(tooltip: str, advanced: bool = False) -> io.Input:
 
 
 def tile_cells(tile_size: int, overlap: int) -> dict[str, int]:
-    """tile_size and overlap of a node as cells (ValueError if they are no whole cells)."""
+    """tile_size and overlap of a node in cells (ValueError if they are not whole cells)."""
     return {"tile": cells(tile_size, "tile_size"), "overlap": cells(overlap, "overlap")}
 
 
 def item_seeds(seed: int, latent_or_count: dict | int) -> list[int]:
-    """Seed of every item: seed + batch_index[i], or seed + i; wraps after the last seed."""
+    """Seed of every item: seed + batch_index[i], or seed + i; wraps after the largest seed."""
     if isinstance(latent_or_count, int):
         index = range(latent_or_count)
     else:
@@ -103,5 +103,5 @@ def item_seeds(seed: int, latent_or_count: dict | int) -> list[int]:
 
 
 def item_seeds_after(seeds: list[int], variant: int) -> list[int]:
-    """Seeds of the variant that comes `variant` later; they wrap after the last seed."""
+    """The seeds raised by `variant`; they wrap after the largest seed."""
     return [(seed + variant) % (MAX_SEED + 1) for seed in seeds]

@@ -167,7 +167,8 @@ class HYPIRDecode(io.ComfyNode):
                     options=[*METHODS, "none"],
                     default="wavelet",
                     tooltip="wavelet takes tone and colour from the reference and detail from the "
-                    "result. adain matches only mean and contrast. none keeps the decoder's "
+                    "result. adain matches only mean and contrast. lab does so in lightness and "
+                    "colour, and keeps black and white free of colour. none keeps the decoder's "
                     "colours. Has no effect without a reference.",
                 ),
                 io.Float.Input(

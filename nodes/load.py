@@ -1,4 +1,4 @@
-"""Load HYPIR weights onto the host's MODEL and VAE."""
+"""Load HYPIR weights into the host's MODEL and VAE."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""The one step and what steers it."""
+"""The restoration step and its conditions."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""Texture richness: measured, and matched on a finished picture."""
+"""Texture richness: measure it, and match it on a finished image."""
 
 import logging
 
@@ -11,7 +11,7 @@ from .inputs import CATEGORY
 log = logging.getLogger(__name__)
 
 REACHED_WITHIN = 0.02
-"""How near Match Texture must come to the target to say nothing."""
+"""Largest deviation from the target that Match Texture does not report."""
 
 
 class HYPIRMeasureTexture(io.ComfyNode):
@@ -99,9 +99,9 @@ class HYPIRMatchTexture(io.ComfyNode):
             zip(match.richness.tolist(), match.gain.tolist(), strict=True)
         ):
             if abs(reached - richness) > REACHED_WITHIN:
-                scaled = f"its detail was scaled by {gain:.2f}, which is as far as it may go"
+                scaled = f"its detail was scaled by {gain:.2f}, the limit of the gain"
                 log.warning(
-                    "HYPIR Match Texture: image %d reached a richness of %.3f instead of %.3f; %s",
+                    "HYPIR Match Texture: image %d reached richness %.3f instead of %.3f; %s",
                     *(i, reached, richness, scaled if gain != 1 else "it has no restored detail"),
                 )
         return io.NodeOutput(match.image)

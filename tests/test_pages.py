@@ -42,6 +42,14 @@ def test_every_local_link_leads_somewhere(file):
         assert (base / link.partition("#")[0]).exists(), link
 
 
+def test_every_file_that_the_map_of_the_house_names_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[\w.]+/)*(?:[\w.]+/|[\w.]+\.py))`", text.partition("## The house")[2])
+    assert len(named) > 40
+    for path in named:
+        assert (ROOT / path).exists(), path
+
+
 def test_links_to_other_places_are_listed():
     found = {link for file in PAGES for link in links(file) if link.startswith("http")}
     for file in (ROOT / "workflows").glob("*.json"):

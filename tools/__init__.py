@@ -1,1 +1,7 @@
-"""What the project needs beside the pack."""
+"""What the project needs besides the pack."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder of the pack."""
+WORKFLOWS = ROOT / "workflows"

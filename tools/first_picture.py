@@ -1,20 +1,20 @@
-"""How long a newcomer waits: from the start of ComfyUI to the first restored picture.
+"""Time from the start of ComfyUI to a new user's first restored image.
 
     python tools/first_picture.py [--screenshots FOLDER]
 
-Starts the host, opens its page in Chromium, finds the template START_here where a person would,
-presses Run, and says how long each step took. The person's own time is not in it.
+Starts the host, opens its page in Chromium, opens the template START_here as a person would,
+presses Run, and prints the time of each step, without the time that a person needs.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tools.command_line import Parser, run
 from tools.host.frontend import PATIENCE_MS, Page, browser, opened
 from tools.host.get_host import get_host
 from tools.host.server import PACK, running
@@ -26,7 +26,7 @@ LOADED = "app.graph.nodes.some(n => n.type === 'HYPIRRestore')"
 
 
 def find_template(page: Page, keep) -> None:
-    """Templates > Extensions > this pack > START_here, by the mouse."""
+    """Open Templates > Extensions > this pack > START_here with the mouse."""
     page.page.get_by_test_id("templates-tab-button").or_(
         page.page.get_by_role("button", name="Templates")
     ).first.click()
@@ -50,7 +50,7 @@ def measure(folder: Path | None) -> list[tuple[str, float]]:
     host = get_host()
     then = time.perf_counter()
     with running(host) as server:
-        server.upload_image(host / "input" / PHOTO)  # as in every ComfyUI
+        server.upload_image(host / "input" / PHOTO)  # as in every ComfyUI installation
         done("ComfyUI starts with the pack")
         with browser() as chromium, opened(chromium, server) as page:
 
@@ -67,14 +67,14 @@ def measure(folder: Path | None) -> list[tuple[str, float]]:
             keep("template")
             page.run()
             page.page.wait_for_function(PREVIEWS)
-            done("Run, until the picture is there")
+            done("Run, until the image appears")
             page.fit()
             keep("picture")
     return steps
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--screenshots", type=Path)
     folder = parser.parse_args().screenshots
     if folder is not None:
@@ -84,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,7 +6,7 @@ on what the generator gave before its update.
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hypir.noise import inject_noise
 
+from .architectures import ARCHITECTURES
 from .data import Batch, derive_seed
 from .discriminators import make_discriminator
 from .export import export_generator, make_generator, start_from
@@ -24,7 +25,6 @@ from .generator import (
     is_tiny,
     latent_weights,
     luma_shares,
-    shifted_positions,
 )
 from .loop import Ema, add_up, make_optimizer, settle, synced, trainable, update
 from .losses import (
@@ -209,12 +209,10 @@ class AdversarialStage:
             return None
         return [derive_seed(self._recipe.seed, "posterior", n) for n in batch.numbers]
 
-    def _positions(self, draw: np.random.Generator):
+    def _positions(self, draw: np.random.Generator) -> AbstractContextManager:
         if not self._recipe.random_positions:
             return nullcontext()
-        network = self.generator.network
-        side = network.pos_embed.pos_embed_max_size
-        return shifted_positions(network, *draw.integers(0, side, 2).tolist())
+        return ARCHITECTURES[self.prior.name].shifted_positions(self.generator.network, draw)
 
     def _probe(self, terms: dict[str, Tensor]) -> dict[str, float]:
         """Norm of each term's gradient, weighted, at the LoRA of the last module."""

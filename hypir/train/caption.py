@@ -1,7 +1,7 @@
-"""Captions for a folder of pictures, in .txt files beside them, by a vision-language model.
+"""Captions for a folder of images, in .txt files next to them, by a vision-language model.
 
-Any image-text-to-text model of transformers by name; LLaVA by default, as the paper has it. A
-picture that has its .txt is left alone, so a run that was stopped goes on where it was.
+Any image-text-to-text model of transformers, by name; LLaVA by default, as in the paper. An image
+that has a .txt is skipped, so an interrupted run continues where it stopped.
 """
 
 import logging
@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
-from .sources import list_pictures
+from .pictures import list_pictures, read_picture
 
 log = logging.getLogger(__name__)
 
@@ -21,17 +21,17 @@ INSTRUCTION = (
     "Provide a detailed description of this image without exceeding 100 words and without line "
     "breaks."
 )
-"""The released configuration's words."""
+"""The prompt of the released configuration."""
 MAX_TOKENS = 160
 
 Describe = Callable[[Image.Image], str]
 
 
 def caption_folder(folder: Path, describe: Describe) -> tuple[int, int]:
-    """Write the captions that lack.
+    """Write the missing captions.
 
     Returns:
-        How many were written, and how many pictures could not be read.
+        The number of captions written, and of images that could not be read.
     """
     files = list_pictures(folder)
     if not files:
@@ -40,10 +40,9 @@ def caption_folder(folder: Path, describe: Describe) -> tuple[int, int]:
     bad = 0
     for file in tqdm(todo, desc="caption", disable=None):
         try:
-            with Image.open(file) as opened:
-                picture = ImageOps.exif_transpose(opened).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            log.warning("cannot read %s (%s); left out", file, error)
+            picture = Image.fromarray(read_picture(file))
+        except ValueError as error:
+            log.warning("%s; left out", error)
             bad += 1
             continue
         text = " ".join(describe(picture).split())
@@ -54,10 +53,10 @@ def caption_folder(folder: Path, describe: Describe) -> tuple[int, int]:
 
 
 def load_describer(model: str = MODEL, instruction: str = INSTRUCTION) -> Describe:
-    """A function that describes a picture, by a model of the hub or of a folder.
+    """A function that describes an image, with a model from the hub or from a folder.
 
     Raises:
-        ValueError: naming what to download if the model cannot be loaded.
+        ValueError: if the model cannot be loaded; says what to download.
     """
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -69,7 +68,7 @@ def load_describer(model: str = MODEL, instruction: str = INSTRUCTION) -> Descri
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the captioner {model!r} cannot be loaded ({str(error).strip().splitlines()[0]}); "
-            f"download an image-text-to-text model and give its folder as --model"
+            "download an image-text-to-text model and pass its folder with --model"
         ) from error
     content = [{"type": "image"}, {"type": "text", "text": instruction}]
     chat = [{"role": "user", "content": content}]
@@ -86,7 +85,7 @@ def load_describer(model: str = MODEL, instruction: str = INSTRUCTION) -> Descri
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(network.dtype)
         tokens = network.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)
-        if has_template:  # a chat model repeats what it was asked
+        if has_template:  # a chat model repeats the prompt
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
         return processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
 

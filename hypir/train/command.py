@@ -67,7 +67,10 @@ def run_train(options: argparse.Namespace) -> None:
 def run_caption(options: argparse.Namespace) -> None:
     """`caption`."""
     from .caption import MODEL, caption_folder, load_describer
+    from .pictures import list_pictures
 
+    if not list_pictures(options.folder):  # before a model of gigabytes is loaded
+        raise ValueError(f"there is no picture in {str(options.folder)!r}")
     written, bad = caption_folder(options.folder, load_describer(options.model or MODEL))
     print(f"wrote {written} captions, {bad} pictures cannot be read")  # noqa: T201
 

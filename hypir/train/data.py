@@ -95,22 +95,22 @@ class Mixture:
         """Pictures in all finite sources."""
         return sum(len(s) for s in self.sources if len(s) < ENDLESS)
 
-    def item(self, number: int) -> tuple[Tensor, str, list[str]]:
-        """Crop (3, crop, crop) uint8, caption, and the unreadable pictures met on the way."""
+    def item(self, number: int) -> tuple[Tensor, str, list[tuple[str, str]]]:
+        """Crop (3, crop, crop) uint8, caption, and unreadable pictures met: (label, reason)."""
         bad = []
         source, position = self._place(number)
         for attempt in range(TRIES):
             index = self._index(source, position, attempt)
             try:
                 picture, caption = self.sources[source].read(index)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                bad.append(f"{self.sources[source].label(index)}: {error}")
+            except (OSError, ValueError) as error:
+                bad.append((self.sources[source].label(index), str(error)))
                 continue
             crop = self._crop(picture, number)
             if derive_seed(self.recipe.seed, "caption", number) / 2**64 < self.recipe.caption_drop:
                 caption = ""
             return crop, caption, bad
-        raise ValueError(f"{TRIES} pictures in a row cannot be read, the last is {bad[-1]}")
+        raise ValueError(f"{TRIES} pictures in a row cannot be read, the last: {bad[-1][1]}")
 
     def _place(self, number: int) -> tuple[int, int]:
         """(source, how many of its pictures came before)."""
@@ -195,7 +195,7 @@ class _Crops(Dataset):
     def __init__(self, mixture: Mixture, degrade: bool):
         self._mixture, self._degrade = mixture, degrade
 
-    def __getitem__(self, numbers: tuple[int, ...]) -> list[tuple[Pair, list[str]]]:
+    def __getitem__(self, numbers: tuple[int, ...]) -> list[tuple[Pair, list[tuple[str, str]]]]:
         result = []
         for number in numbers:
             crop, caption, bad = self._mixture.item(number)
@@ -297,8 +297,8 @@ class Feed:
     def _pairs(self, loader: DataLoader) -> Iterator[Pair]:
         for group in loader:
             for pair, bad in group:
-                for entry in bad:
-                    self._report(entry)
+                for name, why in bad:
+                    self._report(name, why)
                 yield self._on_device(pair)
 
     def _on_device(self, pair: Pair) -> Pair:
@@ -307,12 +307,11 @@ class Feed:
         clean = pair.clean.to(self._device, non_blocking=True)
         return degraded_pair(Pair(pair.number, clean, clean, pair.caption), self._recipe)
 
-    def _report(self, entry: str) -> None:
-        name, _, why = entry.partition(": ")
+    def _report(self, name: str, why: str) -> None:
         if name not in self.unreadable:
             self.unreadable[name] = why
             count = len(self.unreadable)
-            log.warning("cannot read %s (%s); left out, %d so far", name, why, count)
+            log.warning("%s; left out, %d so far", why, count)
 
     def _batch(self, pairs: list[Pair]) -> Batch:
         clean = torch.stack([p.clean for p in pairs]).to(self._device).float() / 255

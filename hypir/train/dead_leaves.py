@@ -1,14 +1,14 @@
-"""Dead leaves: pictures made from nothing that restoration networks can be trained on.
+"""Dead leaves: synthetic images for training restoration networks.
 
-Random shapes that hide each other, with sizes after a power law (Lee, Mumford and Huang 2001:
-density r^-3 is scale invariant as photographs are), textures, gradients, soft shadows, 1/f noise
-and rows of strokes like writing. A shape is coloured as a relative of the one it is painted on, as
-the parts of a thing are: with colours of their own, small shapes would differ as much as large ones
-do, and the pictures would have half as much contrast again as photographs. Networks trained on such
-pictures come close to those trained on photographs (Achddou, Gousseau and Ladjal 2021). Everything
-follows from (seed, number).
+Random shapes that occlude each other. Their sizes follow a power law (Lee, Mumford and Huang 2001:
+density r^-3 is scale invariant, like photographs). They have textures, gradients, soft shadows, 1/f
+noise, and there are rows of strokes that resemble writing. The colour of a shape is related to that
+of the shape it is painted on, like the parts of an object. With independent colours, small shapes
+would differ as much as large ones, and the images would have 1.5 times the contrast of photographs.
+Networks trained on such images come close to those trained on photographs (Achddou, Gousseau and
+Ladjal 2021). An image is determined by (seed, number).
 
-A canvas is painted at twice its size and averaged down, which makes the edges smooth.
+A canvas is painted at twice its size and averaged down, which smooths the edges.
 """
 
 import math
@@ -17,25 +17,25 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 SUPERSAMPLING = 2
-POWER = 3.0  # of the density of sizes
+POWER = 3.0  # exponent of the density of sizes
 TEXTURES = ("rough", "smooth", "stripes", "checks")
-"""Noise of two exponents, and waves along one direction or two."""
+"""Textures: noise with two exponents, and waves in one or two directions."""
 STRONG = 0.2
-"""Contrast of a texture that stands alone."""
+"""Contrast of a texture on its own."""
 TEXTURE_SHARES = (0.45, 0.2, 0.2, 0.15)
 MOST_KINSHIP = 4.0
-"""A shape's share of a colour of its own is u^k, u in [0, 1], k from 0 to this for a canvas."""
-SMALLEST_PX, LARGEST_SHARE = 2.0, 0.4  # radii: from, to (share of the canvas side)
+"""A shape's share of independent colour is u^k, u in [0, 1]; per canvas, k is from 0 to this."""
+SMALLEST_PX, LARGEST_SHARE = 2.0, 0.4  # smallest and largest radius (share of the canvas side)
 
 
 class LeafCanvas:
     """A painted canvas and its crops."""
 
     CROPS = 12
-    """Crops that one canvas gives; side of the canvas = 3 crops."""
+    """Crops per canvas; the side of the canvas is 3 crops."""
 
     def __init__(self, seed: int, number: int, crop: int, texture: str = ""):
-        """`texture`: one of TEXTURES that every shape shows strongly; "" = mixed."""
+        """`texture`: one of TEXTURES for all shapes, at high contrast; "" = mixed."""
         self.number = number
         self._crop = crop
         rng = np.random.default_rng([seed, number])
@@ -49,7 +49,7 @@ class LeafCanvas:
 
 
 def paint(rng: np.random.Generator, side: int, texture: str = "") -> np.ndarray:
-    """A square picture (side, side, 3) uint8."""
+    """A square image (side, side, 3) uint8."""
     big = side * SUPERSAMPLING
     order, below = _arrange(rng, big)
     picture = _colour(rng, order, below, big, texture)
@@ -60,17 +60,17 @@ def paint(rng: np.random.Generator, side: int, texture: str = "") -> np.ndarray:
 
 
 def _arrange(rng: np.random.Generator, side: int) -> tuple[np.ndarray, list[int]]:
-    """Number of the visible shape at every pixel (0 = ground), and of the shape below each."""
+    """Index of the visible shape at every pixel (0 = background), and of the shape below each."""
     sheet = Image.new("I", (side, side), 0)
     draw = ImageDraw.Draw(sheet)
     least = SMALLEST_PX * SUPERSAMPLING * math.exp(rng.uniform(0, 1.8))
     most = side * LARGEST_SHARE * rng.uniform(0.3, 1.0)
     count = int(min(3500, 2.5 * side**2 / (2 * math.pi * least**2 * math.log(most / least))))
-    # Inverse of the distribution function of the density r^-POWER between least and most.
+    # Inverse of the cumulative distribution of the density r^-POWER between least and most.
     u = rng.random(count)
     a = 1 - POWER
     radii = (least**a + u * (most**a - least**a)) ** (1 / a)
-    # Painted from the largest on in part, so that small shapes are not all hidden.
+    # Partly sorted by size, largest first, so that not all small shapes are hidden.
     radii = radii[np.argsort(-radii * np.exp(rng.normal(0, rng.uniform(0.3, 1.5), count)))]
     centres = rng.uniform(-0.1 * side, 1.1 * side, (count, 2))
     kinds = rng.choice(5, count, p=rng.dirichlet((2, 1.5, 1.5, 1.5, 1)))
@@ -80,7 +80,7 @@ def _arrange(rng: np.random.Generator, side: int) -> tuple[np.ndarray, list[int]
         below.append(sheet.getpixel((x, y)))
         _shape(draw, rng, int(kinds[i]), centres[i], float(radii[i]), i + 1)
     if rng.random() < 0.35:
-        below += range(len(below), _writing(draw, rng, side, count) + 1)  # no relative of others
+        below += range(len(below), _writing(draw, rng, side, count) + 1)  # unrelated to others
     return np.asarray(sheet), below
 
 
@@ -91,7 +91,7 @@ def _shape(draw, rng, kind: int, centre: np.ndarray, radius: float, number: int)
         draw.ellipse((x - a, y - b, x + a, y + b), fill=number)
         return
     angle = rng.uniform(0, 2 * math.pi)
-    if kind == 1:  # rectangle, long ones too
+    if kind == 1:  # rectangle, also long ones
         share = rng.uniform(0.08, 1.0)
         corners = np.array([(-1, -share), (1, -share), (1, share), (-1, share)])
     elif kind == 2:  # triangle to heptagon
@@ -113,7 +113,7 @@ def _shape(draw, rng, kind: int, centre: np.ndarray, radius: float, number: int)
 
 
 def _writing(draw, rng, side: int, count: int) -> int:
-    """Rows of glyph-like strokes, each row one colour; gives the new number of shapes."""
+    """Paint rows of glyph-like strokes, one colour per row; returns the new number of shapes."""
     for _ in range(rng.integers(1, 4)):
         count += 1
         height = side * math.exp(rng.uniform(math.log(0.02), math.log(0.12)))
@@ -122,7 +122,7 @@ def _writing(draw, rng, side: int, count: int) -> int:
         for glyph in range(rng.integers(4, 20)):
             left = np.array([glyph * height * 0.75, 0.0])
             for _ in range(rng.integers(2, 5)):
-                # Ends on a 3 x 3 grid, as letters have.
+                # Stroke ends on a 3 x 3 grid, as in letters.
                 ends = rng.integers(0, 3, (2, 2)) / 2 * np.array([0.55, 1.0]) * height
                 points = (ends + left) @ turn + start
                 if rng.random() < 0.3:
@@ -135,9 +135,9 @@ def _writing(draw, rng, side: int, count: int) -> int:
 
 
 def _colour(rng, order: np.ndarray, below: list[int], side: int, only: str) -> np.ndarray:
-    """Every shape with a colour, a gradient and a texture; (side, side, 3).
+    """Give every shape a colour, a gradient and a texture; returns (side, side, 3).
 
-    `below`: for every shape the one at its centre when it was painted, whose relative it is.
+    `below`: for every shape, the shape at its centre when it was painted; its colour is related.
     """
     shapes = len(below)
     palette = _palette(rng)
@@ -172,7 +172,7 @@ def _colour(rng, order: np.ndarray, below: list[int], side: int, only: str) -> n
 
 
 def _palette(rng: np.random.Generator) -> np.ndarray:
-    """Colours that go together: few hues, mostly muted, all lights; one canvas in six is vivid."""
+    """A palette: few hues, mostly muted, all brightnesses; one canvas in six is vivid."""
     count = int(rng.integers(5, 40))
     hues = rng.uniform(0, 1, rng.integers(1, 6))
     hue = (rng.choice(hues, count) + rng.normal(0, 0.05, count)) % 1
@@ -183,9 +183,9 @@ def _palette(rng: np.random.Generator) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, side: int, exponent: float) -> np.ndarray:
-    """Noise with amplitude 1/f^exponent, unit deviation, periodic; (side, side) float32.
+    """Periodic noise with amplitude 1/f^exponent and unit deviation; (side, side) float32.
 
-    Made at half the size and doubled: the canvas is averaged down by two anyway.
+    Computed at half size and enlarged 2x, because the canvas is averaged down by two anyway.
     """
     half = side // 2
     f = np.hypot(np.fft.fftfreq(half)[:, None], np.fft.rfftfreq(half)[None]).astype(np.float32)
@@ -196,7 +196,7 @@ def _noise(rng: np.random.Generator, side: int, exponent: float) -> np.ndarray:
 
 
 def _shadows(rng: np.random.Generator, order: np.ndarray) -> np.ndarray:
-    """Factor in (0, 1]: shapes above darken those below on one side, softly."""
+    """Soft shadows as a factor in (0, 1]: shapes darken those below on one side."""
     if rng.random() < 0.3:
         return np.ones(order.shape, np.float32)
     reach = int(rng.integers(2, 9)) * SUPERSAMPLING
@@ -207,13 +207,13 @@ def _shadows(rng: np.random.Generator, order: np.ndarray) -> np.ndarray:
 
 
 def _light(rng: np.random.Generator, side: int) -> np.ndarray:
-    """Smooth brightness over the canvas, mean near 1."""
+    """Smooth lighting over the canvas, mean near 1."""
     small = Image.fromarray(rng.normal(1.0, 0.2, (4, 4)).clip(0.4, 1.6).astype(np.float32))
     return np.asarray(small.resize((side, side), Image.Resampling.BICUBIC), np.float32)
 
 
 def _develop(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """Tone curve, a little grain, sometimes out of focus; uint8."""
+    """Apply a tone curve, some grain, and sometimes defocus; returns uint8."""
     picture = picture.clip(0, 1) ** np.float32(math.exp(rng.normal(0, 0.25)))
     side = len(picture)
     if rng.random() < 0.3:

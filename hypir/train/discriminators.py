@@ -10,7 +10,6 @@ recipe, where no pretrained network is at hand, and sees pixels at their full si
 """
 
 import copy
-import math
 from pathlib import Path
 
 import torch
@@ -18,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from .architectures import ARCHITECTURES, Condition
 from .generator import call_network
-from .models import Base, Condition, load_network
+from .models import Base, load_network
 from .recipes import Recipe
 
 HEAD_WIDTH = 512  # as published
@@ -165,25 +165,16 @@ class DiffusionBackbone(nn.Module):
         super().__init__()
         self.prior = base.prior
         self.network = copy.deepcopy(base.network)
-        self._caught: list[Tensor] = []
-        for module in self._levels():
+        self._architecture = ARCHITECTURES[base.prior.name]
+        self._caught: list = []
+        for module in self._architecture.levels(self.network):
             module.register_forward_hook(self._catch)
         condition = base.text.encode([""], torch.device("cpu"))
         self.register_buffer("tokens", condition.tokens.clone(), persistent=False)
         pooled = condition.pooled
         self.register_buffer("pooled", pooled.clone() if pooled is not None else None, False)
 
-    def _levels(self) -> list[nn.Module]:
-        """Down and middle blocks of a UNet; three blocks of a transformer, evenly."""
-        if hasattr(self.network, "down_blocks"):
-            return [*self.network.down_blocks, self.network.mid_block]
-        blocks = list(self.network.transformer_blocks)
-        blocks += list(getattr(self.network, "single_transformer_blocks", []))
-        return [blocks[i] for i in sorted({math.ceil(len(blocks) * k / 3) - 1 for k in (1, 2, 3)})]
-
     def _catch(self, module: nn.Module, inputs, output) -> None:
-        if isinstance(output, tuple):  # a down block gives its result first, a joint block last
-            output = output[0] if output[0] is not None and output[0].ndim == 4 else output[-1]
         self._caught.append(output)
 
     def forward(self, x: Tensor, seeds: list[int]) -> list[Tensor]:
@@ -196,15 +187,13 @@ class DiffusionBackbone(nn.Module):
             for name in ("alpha", "sigma")
         )
         t = x.new_tensor([float(t) for _, t in drawn])
-        count = len(x)
-        pooled = self.pooled.expand(count, -1) if self.pooled is not None else None
-        condition = Condition(self.tokens.expand(count, -1, -1), pooled)
+        condition = Condition(self.tokens, self.pooled).repeated(len(x))
         self._caught = []
         call_network(
             self.prior, self.network, alpha * x + sigma * noise, t, condition, self.prior.conditions
         )
         caught, self._caught = self._caught, []
-        return [_unit(_as_map(f, x.shape[-2:])) for f in caught]
+        return [_unit(self._architecture.feature_map(f, x.shape[-2:])) for f in caught]
 
 
 def make_discriminator(recipe: Recipe, base: Base) -> Discriminator | PatchDiscriminator:
@@ -246,14 +235,6 @@ def load_backbone(recipe: Recipe) -> nn.Module:
             f"there is a network (timm.create_model({name!r}, pretrained=True)), or give its file "
             f"as --discriminator-weights, or choose --discriminator unet or patch, which need none"
         ) from error
-
-
-def _as_map(features: Tensor, cells: tuple[int, int]) -> Tensor:
-    """Tokens (B, N, C) of 2x2 cells as (B, C, h/2, w/2); maps as they are."""
-    if features.ndim == 4:
-        return features
-    h, w = cells[0] // 2, cells[1] // 2
-    return features.movedim(1, -1).unflatten(-1, (h, w))
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .losses import Lpips, lpips_is_at_hand
-from .sources import list_pictures, read_picture
+from .pictures import list_pictures, read_levels
 from .validation import compare
 
 log = logging.getLogger(__name__)
@@ -31,14 +31,19 @@ def evaluate(
 ) -> tuple[dict[str, float], list[str]]:
     """Means over the pictures of a folder, and what could not be measured and why.
 
+    Pictures are compared at the depth of their files. One that cannot be read, or whose reference
+    cannot, is left out and named among what could not be measured.
+
     Args:
-        results: folder of restored pictures.
-        reference: folder of clean ones with the same names (whatever the suffix) and sizes.
+        results: folder of restored pictures, or a single one.
+        reference: folder of clean ones with the same names (whatever the suffix) and sizes; for a
+            single picture its clean one.
         target: CSV to write, one row per picture and one of means.
         lpips_backbone: see losses.Lpips.
 
     Raises:
-        ValueError: if a picture has no reference or another size than it.
+        ValueError: if a picture has no reference, several, or one of another size, or if none can
+            be read.
     """
     files = list_pictures(results)
     if not files:
@@ -52,12 +57,16 @@ def evaluate(
         else:
             missing.append("lpips: the VGG16 of torchvision is not at hand (--lpips-backbone FILE)")
     metrics = _no_reference(missing)
-    rows = []
+    rows, bad = [], []
     for file in files:
-        image = torch.from_numpy(read_picture(file)).float()[None] / 255
+        try:
+            image = _read_image(file)
+            clean = _read_image(partners[file]) if reference is not None else None
+        except ValueError as error:
+            bad.append(str(error))
+            continue
         row: dict[str, float] = {}
-        if reference is not None:
-            clean = torch.from_numpy(read_picture(partners[file])).float()[None] / 255
+        if clean is not None:
             if clean.shape != image.shape:
                 raise ValueError(
                     f"{file.name} has {image.shape[2]}x{image.shape[1]} px, its reference "
@@ -65,7 +74,11 @@ def evaluate(
                 )
             row |= compare(image, clean, lpips)
         row |= {name: metric(image.movedim(-1, 1)) for name, metric in metrics.items()}
-        rows.append((file.relative_to(results).as_posix(), row))
+        rows.append((_name(file, results), row))
+    if not rows:
+        raise ValueError(f"none of {len(files)} pictures can be measured; {bad[0]}")
+    if bad:
+        missing += [f"{len(bad)} of {len(files)} pictures, which the means leave out:", *bad]
     if not rows[0][1]:
         raise ValueError("nothing can be measured without a reference here: " + "; ".join(missing))
     means = {k: sum(row[k] for _, row in rows) / len(rows) for k in rows[0][1]}
@@ -74,18 +87,43 @@ def evaluate(
     return means, missing
 
 
+def _read_image(file: Path) -> Tensor:
+    return torch.from_numpy(read_levels(file))[None]
+
+
+def _name(file: Path, folder: Path) -> str:
+    return file.name if file == folder else file.relative_to(folder).as_posix()
+
+
 def _partners(files: list[Path], results: Path, reference: Path) -> dict[Path, Path]:
+    if results.is_file() and reference.is_file():
+        return {results: reference}
     if not reference.is_dir():
         raise FileNotFoundError(f"there is no folder {str(reference)!r} of references")
-    known = {p.relative_to(reference).with_suffix(""): p for p in list_pictures(reference)}
-    names = {f: f.relative_to(results).with_suffix("") for f in files}
-    lone = [f for f, name in names.items() if name not in known]
+    known: dict[str, list[Path]] = {}
+    for file in list_pictures(reference):
+        known.setdefault(_stem(file, reference), []).append(file)
+    lone = [f for f in files if _stem(f, results) not in known]
     if lone:
         raise ValueError(
             f"{len(lone)} of {len(files)} pictures have no reference of their name in "
             f"{str(reference)!r}, first {lone[0].name!r}"
         )
-    return {f: known[name] for f, name in names.items()}
+    partners = {}
+    for file in files:
+        candidates = known[_stem(file, results)]
+        same = [c for c in candidates if c.suffix.lower() == file.suffix.lower()]
+        if len(candidates) > 1 and len(same) != 1:
+            raise ValueError(
+                f"{file.name} must have one reference of its name, found "
+                f"{', '.join(c.name for c in candidates)}"
+            )
+        partners[file] = same[0] if same else candidates[0]
+    return partners
+
+
+def _stem(file: Path, folder: Path) -> str:
+    return Path(_name(file, folder)).with_suffix("").as_posix()
 
 
 def _no_reference(missing: list[str]) -> dict[str, Metric]:

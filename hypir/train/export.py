@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hypir.weights import HypirWeights, read_weights, save_weights
 
 from .generator import Generator, TextureToken
-from .models import Base, text_widths
+from .models import Base
 from .recipes import Recipe
 
 DOWN, UP = ".lora_A.default.weight", ".lora_B.default.weight"
@@ -40,7 +40,7 @@ def make_generator(base: Base, recipe: Recipe) -> Generator:
     timestep = recipe.timestep if recipe.timestep >= 0 else prior.timestep
     coefficient = recipe.coefficient_timestep if recipe.coefficient_timestep >= 0 else timestep
     scale = recipe.input_scale if recipe.input_scale >= 0 else prior.input_scale_at(timestep)
-    token = TextureToken(text_widths(base.network)[0], recipe.seed) if recipe.texture else None
+    token = TextureToken(base.text.token_width, recipe.seed) if recipe.texture else None
     return Generator(prior, base.network, timestep, coefficient, scale, token)
 
 

@@ -6,7 +6,7 @@ diffusers' networks and autoencoders. Legend: z scaled latent, x_t = k z, m mode
 
 import copy
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,8 @@ from hypir.one_step import OneStep, restore_tile
 from hypir.priors import Prior
 from hypir.texture import embed_richness, init_texture_mlp
 
+from .architectures import ARCHITECTURES, Condition
 from .klt import HEAD, closed_form, closed_form_head
-from .models import Condition
 
 
 class TextureToken(nn.Module):
@@ -61,7 +61,7 @@ class Generator(nn.Module):
     def forward(
         self,
         z: Tensor,
-        tokens: Tensor,
+        tokens: Tensor | tuple[Tensor, ...],
         pooled: Tensor | None,
         richness: Tensor | None = None,
         without_token: bool = False,
@@ -75,13 +75,10 @@ class Generator(nn.Module):
             without_token: leave the token out but in the graph, with no effect: processes that
                 train together want a gradient of every parameter.
         """
-        if richness is not None and self.texture is not None:
-            token = self.texture(richness).to(tokens.dtype)
-            if without_token:
-                tokens = tokens + 0 * token.sum()
-            else:
-                tokens = torch.cat([tokens, token], dim=1)
         condition = Condition(tokens, pooled)
+        if richness is not None and self.texture is not None:
+            token = self.texture(richness).to(tokens[0].dtype)
+            condition = condition.with_token(token, without_token)
         t = torch.full((len(z),), float(self.timestep), device=z.device)
 
         def predict(x_t: Tensor) -> Tensor:
@@ -109,75 +106,13 @@ def call_network(
         conditions: what else the prior is told (SDXL's sizes, Flux's guidance).
     """
     dtype = network_dtype(network)
-    x, tokens = x_t.to(dtype), condition.tokens.to(dtype)
-    pooled = condition.pooled.to(dtype) if condition.pooled is not None else None
-    if prior.name == "flux":
-        return _call_flux(network, x, t, tokens, pooled, conditions)
-    if prior.name == "sd3":
-        return network(x, tokens, pooled, t, return_dict=False)[0]
-    extra = {}
-    if prior.name == "sdxl":
-        height, width = conditions["height"], conditions["width"]
-        # Original size, top left corner of the crop, target size; height first.
-        sizes = x.new_tensor([height, width, 0, 0, height, width]).expand(len(x), -1)
-        extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes}
-    return network(x, t, encoder_hidden_states=tokens, return_dict=False, **extra)[0]
+    architecture = ARCHITECTURES[prior.name]
+    return architecture.call(network, x_t.to(dtype), t, condition.to(dtype), conditions)
 
 
 def network_dtype(network: nn.Module) -> torch.dtype:
     """Precision of the frozen weights."""
     return next(p.dtype for n, p in network.named_parameters() if ".lora_" not in n)
-
-
-def pack(latent: Tensor) -> Tensor:
-    """(B, C, h, w) to Flux's tokens (B, h/2 * w/2, 4 C): squares of 2x2 cells, channels first."""
-    b, c, h, w = latent.shape
-    squares = latent.reshape(b, c, h // 2, 2, w // 2, 2)
-    return squares.permute(0, 2, 4, 1, 3, 5).reshape(b, h // 2 * (w // 2), c * 4)
-
-
-def unpack(tokens: Tensor, h: int, w: int) -> Tensor:
-    """The inverse of pack."""
-    b, _, width = tokens.shape
-    squares = tokens.reshape(b, h // 2, w // 2, width // 4, 2, 2)
-    return squares.permute(0, 3, 1, 4, 2, 5).reshape(b, width // 4, h, w)
-
-
-def _call_flux(network, x, t, tokens, pooled, conditions) -> Tensor:
-    h, w = x.shape[-2:]
-    rows, columns = torch.meshgrid(torch.arange(h // 2), torch.arange(w // 2), indexing="ij")
-    places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)
-    guidance = None
-    if network.config.guidance_embeds:
-        guidance = torch.full((len(x),), float(conditions["guidance"]), device=x.device)
-    output = network(
-        hidden_states=pack(x),
-        encoder_hidden_states=tokens,
-        pooled_projections=pooled,
-        timestep=t / 1000,  # diffusers multiplies by 1000 again
-        img_ids=places.to(x),
-        txt_ids=x.new_zeros(tokens.shape[1], 3),
-        guidance=guidance,
-        return_dict=False,
-    )[0]
-    return unpack(output, h, w)
-
-
-@contextmanager
-def shifted_positions(network: nn.Module, dy: int, dx: int):
-    """Within, an SD3 network reads its position table shifted by (dy, dx), periodically.
-
-    It reads the middle of the table only, so a network trained on small crops would never see the
-    rest, which larger tiles need.
-    """
-    embed = network.pos_embed
-    table, side = embed.pos_embed, embed.pos_embed_max_size
-    square = table.reshape(1, side, side, -1)
-    embed.pos_embed = square.roll((dy, dx), (1, 2)).reshape(table.shape)
-    try:
-        yield
-    finally:
-        embed.pos_embed = table
 
 
 class Encoder(nn.Module):
@@ -195,13 +130,14 @@ class Encoder(nn.Module):
     def forward(self, pixels: Tensor, seeds: list[int] | None = None) -> Tensor:
         """Scaled latents (B, C, h, w): the mean, or a sample of the posterior, one seed each."""
         pixels = pixels.to(next(self.encoder.parameters()).dtype)
-        if self.head is not None:
-            return self.encoder.layers[HEAD:](self.head(pixels))
-        moments = self.encoder(pixels)
-        if self.tiny:
-            return moments
-        if self.quant_conv is not None:
-            moments = self.quant_conv(moments)
+        with _no_half(pixels):
+            if self.head is not None:
+                return self.encoder.layers[HEAD:](self.head(pixels))
+            moments = self.encoder(pixels)
+            if self.tiny:
+                return moments
+            if self.quant_conv is not None:
+                moments = self.quant_conv(moments)
         mean, log_variance = moments.chunk(2, dim=1)
         if seeds is not None:
             noise = torch.stack([standard_normal(mean.shape[1:], seed) for seed in seeds])
@@ -256,12 +192,20 @@ def decode(vae: nn.Module, prior: Prior, z: Tensor) -> Tensor:
     z = z.to(next(vae.decoder.parameters()).dtype)
     if not is_tiny(vae):
         z = z / prior.latent_scale + prior.latent_shift
-    return vae.decode(z, return_dict=False)[0]
+    with _no_half(z):
+        return vae.decode(z, return_dict=False)[0]
 
 
 def is_tiny(vae: nn.Module) -> bool:
     """Whether an autoencoder has TAESD's layout: its latents are scaled already."""
     return type(vae).__name__ == "AutoencoderTiny"
+
+
+def _no_half(x: Tensor) -> AbstractContextManager:
+    """Within, no autocast to fp16: the autoencoders of SD and SDXL overflow in it."""
+    kind = x.device.type
+    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    return torch.autocast(kind, enabled=False) if half else nullcontext()
 
 
 def _dotless(name: str) -> str:

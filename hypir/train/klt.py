@@ -1,13 +1,14 @@
-"""A TAESD-layout autoencoder that starts as a transform codec instead of from noise.
+"""An autoencoder in TAESD layout that starts as a transform codec instead of random weights.
 
 The encoder is the Karhunen-Loeve transform (KLT, principal components) of 8x8 px blocks: no linear
-code of as few values keeps more of a block. Its strided layers sort pixels into channels and its
-blocks are the identity; later training is free to change all of it. Its latents have about zero
-mean and unit deviation. The decoder begins as the enlarged mean colours and learns the rest.
+code with the same number of values keeps more of a block. Its strided layers rearrange pixels into
+channels and its blocks are the identity; later training can change all of it. Its latents have
+about zero mean and unit deviation. The decoder starts as the enlarged mean colours and learns the
+rest.
 
-The covariance is that of a first-order Markov field, exp(-distance / length), times one of colours:
-the textbook's model of photographs (Jain, Fundamentals of Digital Image Processing, 1989), so that
-it needs no data.
+The covariance is that of a first-order Markov field, exp(-distance / length), times a covariance of
+colours: the textbook model of photographs (Jain, Fundamentals of Digital Image Processing, 1989),
+so no data is needed.
 """
 
 import torch
@@ -15,30 +16,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCK = 8
-"""Pixels of a side that one latent stands for."""
+"""Side in pixels of the block of one latent."""
 CORRELATION_LENGTH = 12.0
-"""Of the Markov field, in pixels."""
+"""Correlation length of the Markov field, in pixels."""
 VARIANCES = (0.17, 0.012, 0.006)
-"""Of pixels in [0, 1] along the grey axis and the two of colour."""
+"""Standard deviations of pixels in [0, 1] along the grey axis and the two colour axes."""
 AXES = ((1, 1, 1), (1, 0, -1), (1, -2, 1))
-"""In RGB: the KLT of colours of photographs (Ohta, Kanade, Sakai 1980)."""
+"""The axes in RGB: the KLT of colours in photographs (Ohta, Kanade, Sakai 1980)."""
 COLOR_ROOM = 1.8
-"""Factor on the deviations of colours: they vary less within a picture than between pictures."""
+"""Factor on the deviations of colours, which vary less within an image than between images."""
 KEPT = 32
-"""Components that reach the encoder's last blocks; the latent takes the first of them."""
+"""Components that reach the encoder's last blocks; the latent uses the first of them."""
 OFFSET = 4.0
-"""Deviations by which components are lifted, so that the blocks' ReLU lets them pass."""
+"""Offset of components in standard deviations, so that they pass the blocks' ReLU."""
 
 
 def principal_components(count: int) -> tuple[Tensor, Tensor]:
     """The first components of an 8x8 px block.
 
     Returns:
-        Rows (count, 8, 8, 3) of unit norm, indexed by row, column and colour, by falling deviation;
-        and the deviations (count,), those of colours times COLOR_ROOM. The same on every machine.
+        Components (count, 8, 8, 3) of unit norm, indexed by row, column and colour, in order of
+        decreasing deviation; and the deviations (count,), those of colours times COLOR_ROOM. They
+        are the same on every machine.
     """
     place = torch.arange(BLOCK, dtype=torch.float64)
-    # A little longer upwards, or pairs of equal deviation would mix as the library pleases.
+    # Slightly longer vertically: pairs of equal deviation would mix in an arbitrary way.
     y, x = torch.meshgrid(1.001 * place, place, indexing="ij")
     points = torch.stack([y.flatten(), x.flatten()], dim=1)
     space = torch.exp(-torch.cdist(points, points) / CORRELATION_LENGTH)
@@ -47,7 +49,7 @@ def principal_components(count: int) -> tuple[Tensor, Tensor]:
     colors = axes.T @ torch.diag(torch.tensor(VARIANCES, dtype=torch.float64)) @ axes
     values, vectors = torch.linalg.eigh(torch.kron(space, colors))
     rows = vectors.T.flip(0)[:count]
-    # Grey must count up, for ReLU; where the mean is zero anything that is fixed will do.
+    # Fix the sign: grey must be positive for ReLU; where the mean is zero, any fixed rule works.
     anything = 10 + torch.cos(torch.arange(rows.shape[1], dtype=torch.float64) ** 1.5)
     rows = rows * (rows @ anything).sign()[:, None]
     deviations = values.flip(0)[:count].clamp(min=0).sqrt()
@@ -58,16 +60,16 @@ def principal_components(count: int) -> tuple[Tensor, Tensor]:
 
 
 class Transform(nn.Module):
-    """An encoder that still is a transform of blocks, in closed form: a thousandth of the work."""
+    """An encoder that is still a block transform, in closed form: a thousandth of the cost."""
 
     def __init__(self, filters: Tensor, shift: Tensor):
-        """`filters` (C, 3, 8, 8) of pixels in [0, 1]; `shift` (C,): latents of black."""
+        """`filters` (C, 3, 8, 8) for pixels in [0, 1]; `shift` (C,): the latent of black."""
         super().__init__()
         self.register_buffer("filters", filters)
         self.register_buffer("shift", shift)
 
     def forward(self, pixels: Tensor, seeds: list[int] | None = None) -> Tensor:
-        """Latents of pixels in [-1, 1]; `seeds` are for posteriors, of which there is none."""
+        """Latents of pixels in [-1, 1]; `seeds` have no effect, because there is no posterior."""
         filters, shift = self.filters.to(pixels), self.shift.to(pixels)[:, None, None]
         components = F.conv2d((pixels + 1) / 2, filters, stride=BLOCK)
         return F.relu(components + OFFSET) - OFFSET + shift
@@ -75,9 +77,9 @@ class Transform(nn.Module):
 
 @torch.no_grad()
 def closed_form(vae: nn.Module) -> Transform | None:
-    """The transform that an AutoencoderTiny's encoder computes; None if it computes another thing.
+    """The block transform that an AutoencoderTiny's encoder computes; None if it is not one.
 
-    Read off from the answers to single pixels, and checked on a picture.
+    It is read from the responses to single pixels and checked on an image.
     """
     weight = vae.encoder.layers[0].weight
     found = Transform(*_read_off(vae.encoder, BLOCK, weight))
@@ -87,29 +89,29 @@ def closed_form(vae: nn.Module) -> Transform | None:
 
 
 HEAD = 7
-"""Layers of an AutoencoderTiny's encoder that come before its blocks at a fourth of the size."""
+"""Number of layers of an AutoencoderTiny's encoder before its blocks at 1/4 size."""
 
 
 class Head(nn.Module):
-    """The first layers of an encoder that still sort pixels into channels, in closed form.
+    """The first layers of an encoder that still rearrange pixels into channels, in closed form.
 
-    They look at every pixel of a picture that was enlarged, and do nothing: nine tenths of the
-    encoder's work.
+    They process every pixel of an enlarged image only to rearrange it: nine tenths of the
+    encoder's computation.
     """
 
     def __init__(self, filters: Tensor):
-        """`filters` (C, 3, 4, 4) of pixels in [0, 1]."""
+        """`filters` (C, 3, 4, 4) for pixels in [0, 1]."""
         super().__init__()
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """What the blocks at a fourth of the size are given, of pixels in [-1, 1]."""
+        """The input of the blocks at 1/4 size, for pixels in [-1, 1]."""
         return F.conv2d((pixels + 1) / 2, self.filters.to(pixels), stride=BLOCK // 2)
 
 
 @torch.no_grad()
 def closed_form_head(encoder: nn.Module) -> Head | None:
-    """What the first HEAD layers of an AutoencoderTiny's encoder compute, if they only sort."""
+    """The first HEAD layers of an AutoencoderTiny's encoder, if they only rearrange pixels."""
     weight = encoder.layers[0].weight
 
     def layers(pixels: Tensor) -> Tensor:
@@ -123,9 +125,9 @@ def closed_form_head(encoder: nn.Module) -> Head | None:
 
 
 def _read_off(function, block: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Filters (C, 3, block, block) of pixels in [0, 1], and the answer to black (C,).
+    """Filters (C, 3, block, block) for pixels in [0, 1], and the response to black (C,).
 
-    From answers to single pixels within a block that has neighbours, which must not count.
+    Measured with single pixels in a block that has neighbours; these must not matter.
     """
     side = 3 * block
     probes = torch.full((1 + 3 * block**2, 3, side, side), -1.0)
@@ -140,19 +142,18 @@ def _read_off(function, block: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _picture() -> Tensor:
-    """One to check on, in [-1, 1]."""
+    """An image for the check, in [-1, 1]."""
     noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     return F.avg_pool2d(noise, 5, 1, 2)
 
 
 @torch.no_grad()
 def prepare_to_learn(encoder: nn.Module) -> None:
-    """Make an encoder that is a transform ready for training; what it computes stays the same.
+    """Prepare an encoder that is a block transform for training, without changing its output.
 
-    Channels of the head that no pixel was sorted into are set to nothing, so that the head stays in
-    closed form. The first layer of each later block is moved so that grey lies at its units'
-    threshold: fed with values lifted by OFFSET, or all above zero, most units would never answer,
-    or always.
+    Unused channels of the head are set to zero, so that the head stays in closed form. The first
+    layer of each later block is shifted so that grey is at the threshold of its units. With inputs
+    offset by OFFSET, or all positive, most units would otherwise be always off or always on.
     """
     layers = encoder.layers
     layers[2].weight[12:] = 0.0
@@ -167,7 +168,7 @@ def prepare_to_learn(encoder: nn.Module) -> None:
 
 @torch.no_grad()
 def start_as_transform(vae: nn.Module) -> None:
-    """Set the weights of diffusers' AutoencoderTiny (64 wide) so; others are left as they are."""
+    """Initialise diffusers' AutoencoderTiny (width 64) as a transform codec; keep other weights."""
     latent = vae.config.latent_channels
     rows, deviations = principal_components(KEPT)
     encoder = [m for m in vae.encoder.layers if isinstance(m, nn.Conv2d)]
@@ -190,7 +191,7 @@ def start_as_transform(vae: nn.Module) -> None:
     first.weight[: len(lines)] = 0.0
     first.weight[: len(lines), :, 1, 1] = lines
     first.bias[:3] = 0.5
-    smooth = torch.tensor([0.25, 0.5, 0.25])  # after the nearest enlargement: bilinear
+    smooth = torch.tensor([0.25, 0.5, 0.25])  # after nearest-neighbour enlargement: bilinear
     for conv in decoder[1:-1]:
         conv.weight[:3] = 0.0
         conv.weight[range(3), range(3)] = smooth[:, None] * smooth[None]
@@ -200,7 +201,7 @@ def start_as_transform(vae: nn.Module) -> None:
 
 
 def _identity(conv: nn.Conv2d, count: int) -> None:
-    """The first channels pass as they are."""
+    """A layer that passes the first channels unchanged."""
     conv.weight[:count] = 0.0
     conv.weight[range(count), range(count), 1, 1] = 1.0
 
@@ -214,12 +215,12 @@ def _gather(conv: nn.Conv2d, matrix: Tensor) -> None:
 
 
 def _one_hot(channels: int) -> Tensor:
-    """Every place's channels after one another."""
+    """Concatenate the channels of all places."""
     return torch.eye(4 * channels).reshape(4 * channels, 4, channels)
 
 
 def _as_quarters(rows: Tensor) -> Tensor:
-    """(count, 8, 8, 3) to (count, 4, 48), in the order in which two _one_hot layers sort pixels."""
+    """(count, 8, 8, 3) to (count, 4, 48), in the pixel order of two _one_hot layers."""
     count = len(rows)
     split = rows.reshape(count, 2, 2, 2, 2, 2, 2, 3)  # row: y2 y1 y0, column: x2 x1 x0
     return split.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(count, 4, 48)

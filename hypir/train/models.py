@@ -17,33 +17,28 @@ from hypir.noise import standard_normal
 from hypir.priors import PRIORS, Prior
 from hypir.weight_files import read_tensors, write_tensors
 
-from .klt import start_as_transform
+from .architectures import ARCHITECTURES, Architecture, Condition, recognise
+from .architectures.tiny import TINY_PRIOR, tiny_models, tiny_network, tiny_vae
 from .recipes import Recipe
-from .small_models import small_network, small_vae, tiny_network, tiny_vae
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 AUTOENCODER_FILE, PRIOR_FILE = "autoencoder.safetensors", "prior.safetensors"
-_PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What the network is told about some pictures beside the timestep."""
-
-    tokens: Tensor
-    """(B, N, token width)."""
-    pooled: Tensor | None
-    """(B, pooled width), None where the network takes none."""
 
 
 class Text:
     """Captions to conditions, by the text encoders of a diffusers pipeline or as zeros."""
 
-    def __init__(self, token_width: int, pooled_width: int, pipeline=None):
-        self._widths, self._pipeline = (token_width, pooled_width), pipeline
+    def __init__(self, architecture: Architecture, network: nn.Module, pipeline=None):
+        self._architecture, self._pipeline = architecture, pipeline
+        self._widths = architecture.text_widths(network)
         self._empty: Condition | None = None
+
+    @property
+    def token_width(self) -> int:
+        """Of a token, and so of the richness token."""
+        return self._widths[0]
 
     def to(self, device: torch.device) -> "Text":
         """Move the text encoders, if there are any."""
@@ -64,14 +59,12 @@ class Text:
             vector = torch.zeros(len(captions), pooled, device=device) if pooled else None
             return Condition(zeros, vector)
         if any(captions):
-            return _encode(self._pipeline, captions, device)
+            # A copy: some pipelines write into the list that they are given.
+            return self._architecture.encode(self._pipeline, list(captions), device)
         if self._empty is None:
-            self._empty = _encode(self._pipeline, [""], device)
-        tokens, pooled = self._empty.tokens, self._empty.pooled
-        count = len(captions)
-        return Condition(
-            tokens.expand(count, -1, -1), pooled.expand(count, -1) if pooled is not None else None
-        )
+            self._empty = self._architecture.encode(self._pipeline, [""], device)
+        self._empty = self._empty.to(device)
+        return self._empty.repeated(len(captions))
 
 
 @dataclass
@@ -96,35 +89,46 @@ def load_base(recipe: Recipe) -> Base:
     Raises:
         ValueError: naming what is missing and how to get it, or that the model is another prior's.
     """
-    prior = PRIORS[recipe.prior]
     if recipe.base == "small":
-        return small_base(prior.name, recipe.seed)
+        return small_base(recipe.prior, recipe.seed)
     if recipe.base == "tiny":
         return _tiny_base(recipe)
-    return _load_pipeline(recipe, prior)
+    return _load_pipeline(PRIORS[recipe.prior], recipe.base, recipe.variant, recipe.precision)
 
 
 def small_base(prior_name: str, seed: int = 0, width: int = 64) -> Base:
     """A small model of a prior's class with random weights.
 
-    `width` is that of a UNet, a multiple of 64: the host recognises 320 only. SD3's and Flux's
-    small networks it recognises as they are.
+    `width` is that of a UNet, a multiple of 64: the host recognises 320 only. Transformers have
+    one size.
     """
-    prior = PRIORS[prior_name]
+    prior, architecture = PRIORS[prior_name], ARCHITECTURES[prior_name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network, vae = small_network(prior_name, width), small_vae(prior)
-    return Base(prior, network, vae, Text(*text_widths(network)))
+        network, vae = architecture.small_network(width), architecture.small_vae()
+    return Base(prior, network, vae, Text(architecture, network))
 
 
-def text_widths(network: nn.Module) -> tuple[int, int]:
-    """Widths of a network's text tokens and of its pooled text vector (0 = none)."""
-    config = network.config
-    if "joint_attention_dim" in config:
-        return config.joint_attention_dim, config.pooled_projection_dim
-    projected = config.projection_class_embeddings_input_dim
-    sizes = 6 * (config.addition_time_embed_dim or 0)
-    return config.cross_attention_dim, (projected - sizes) if projected else 0
+def empty_models(
+    base: str, prior_name: str, depth: int
+) -> tuple[nn.Module, nn.Module] | tuple[None, None]:
+    """Network and autoencoder on the meta device; None for a base model not on this disk."""
+    import diffusers
+
+    with torch.device("meta"):
+        if base == "tiny":
+            return tiny_network(depth), tiny_vae()
+        if base == "small":
+            small = small_base(prior_name)
+            return small.network, small.vae
+        folder = Path(base)
+        if not (folder / "model_index.json").is_file():
+            return None, None
+        architecture = ARCHITECTURES[prior_name]
+        parts = (architecture.network_class, architecture.part), ("AutoencoderKL", "vae")
+        kinds = [(getattr(diffusers, kind), folder / part) for kind, part in parts]
+        network, vae = (kind.from_config(kind.load_config(at)) for kind, at in kinds)
+        return network, vae
 
 
 def save_autoencoder(
@@ -161,16 +165,8 @@ def load_vae_part(vae: nn.Module, path: Path) -> None:
 
 def _tiny_base(recipe: Recipe) -> Base:
     """The tiny stack with the weights that earlier stages of this run, or files, give."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        network, vae = tiny_network(recipe.depth), tiny_vae()
-    start_as_transform(vae)
-    # The velocity starts at zero, that is at a loss of 2.
-    nn.init.zeros_(network.proj_out.weight)
-    nn.init.zeros_(network.proj_out.bias)
-    # 1.2 to 1.7 times as fast on a CPU: its layers are all convolutions.
-    vae.to(memory_format=torch.channels_last)
-    base = Base(PRIORS["sd3"], network, vae, Text(*text_widths(network)))
+    network, vae = tiny_models(recipe.depth, recipe.seed)
+    base = Base(TINY_PRIOR, network, vae, Text(ARCHITECTURES[TINY_PRIOR.name], network))
     out = Path(recipe.out)
     for given, name, put in (
         (recipe.autoencoder_file, AUTOENCODER_FILE, lambda path: load_vae_part(vae, path)),
@@ -196,34 +192,35 @@ def load_network(network: nn.Module, path: Path) -> None:
         raise ValueError(f"{path} does not fit the network of the recipe: {error}") from error
 
 
-def _load_pipeline(recipe: Recipe, prior: Prior) -> Base:
+def _load_pipeline(prior: Prior, name: str, variant: str, precision: str) -> Base:
     from diffusers import DiffusionPipeline
 
-    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
+    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            recipe.base,
+            name,
             torch_dtype=dtype,
-            variant=recipe.variant or None,
+            variant=variant or None,
             safety_checker=None,
             requires_safety_checker=False,
         )
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"the base model {recipe.base!r} cannot be loaded ({_first_line(error)}); download "
+            f"the base model {name!r} cannot be loaded ({_first_line(error)}); download "
             f"{prior.title} in diffusers layout (model_index.json and folders) and give its folder "
             f"as --base, or log in to the hub (huggingface-cli login) where its licence asks for it"
         ) from error
-    network = getattr(pipeline, "transformer", None) or pipeline.unet
-    found = _prior_of(network, pipeline.scheduler.config)
-    if found != prior.name:
+    architecture = ARCHITECTURES[prior.name]
+    network = getattr(pipeline, architecture.part, None)
+    found = recognise(network, pipeline.scheduler.config)
+    if found != prior:
         raise ValueError(
-            f"{recipe.base!r} is {PRIORS[found].title if found else 'no known prior'}, the recipe "
-            f"wants {prior.title}; give another --base or --prior"
+            f"{name!r} is {found.title if found else 'no known prior'}, the recipe wants "
+            f"{prior.title}; give another --base or --prior"
         )
-    vae = pipeline.vae if recipe.precision != "fp16" else pipeline.vae.float()
-    text = Text(*text_widths(network), pipeline=_text_only(pipeline))
-    return Base(prior, network, vae, text)
+    # The autoencoders of SD and SDXL overflow in half precision.
+    vae = pipeline.vae if precision != "fp16" else pipeline.vae.float()
+    return Base(prior, network, vae, Text(architecture, network, _text_only(pipeline)))
 
 
 def _text_only(pipeline):
@@ -242,40 +239,6 @@ def _own_token(caption: str, width: int) -> Tensor:
     if not caption:
         return torch.zeros(1, width)
     return standard_normal((1, width), zlib.crc32(caption.encode()))
-
-
-def _encode(pipeline, captions: list[str], device: torch.device) -> Condition:
-    kind = type(pipeline).__name__
-    if kind.startswith("StableDiffusionXL") or kind.startswith("StableDiffusion3"):
-        third = {"prompt_3": None} if kind.startswith("StableDiffusion3") else {}
-        tokens, _, pooled, _ = pipeline.encode_prompt(
-            prompt=captions,
-            prompt_2=None,
-            device=device,
-            do_classifier_free_guidance=False,
-            **third,
-        )
-        return Condition(tokens, pooled)
-    if kind.startswith("Flux"):
-        tokens, pooled, _ = pipeline.encode_prompt(prompt=captions, prompt_2=None, device=device)
-        return Condition(tokens, pooled)
-    tokens, _ = pipeline.encode_prompt(captions, device, 1, False)
-    return Condition(tokens, None)
-
-
-def _prior_of(network: nn.Module, scheduler) -> str:
-    """Name of the prior that a network and its scheduler are, "" if none."""
-    kind = type(network).__name__
-    if kind == "SD3Transformer2DModel":
-        return "sd3"
-    if kind == "FluxTransformer2DModel":
-        return "flux"
-    if kind != "UNet2DConditionModel":
-        return ""
-    prediction = _PREDICTIONS.get(scheduler.get("prediction_type", "epsilon"), "")
-    if network.config.addition_embed_type == "text_time":
-        return "sdxl" if prediction == "eps" else ""
-    return {"eps": "sd2", "v": "sd2-v"}.get(prediction, "")
 
 
 def _first_line(error: Exception) -> str:

@@ -4,13 +4,11 @@ The numbers of parameters come from the real modules on the meta device, or from
 they are; no weights of a base model are read.
 """
 
-from pathlib import Path
-
-import torch
 from torch import nn
 
 from .data import Mixture
 from .loop import batches_per_step
+from .models import empty_models
 from .recipes import STAGES, Recipe
 
 GIB = 2**30
@@ -33,7 +31,7 @@ def describe_plan(recipe: Recipe, world: int = 1) -> str:
         f"crop              {recipe.crop} px, degraded {scales} smaller",
         f"processes         {world}, {recipe.batch} pictures at once each",
     ]
-    network, vae = _meta_models(recipe)
+    network, vae = empty_models(recipe.base, recipe.prior, recipe.depth)
     for stage in STAGES:
         if stage in recipe.stages:
             lines += _stage_lines(recipe, stage, network, vae, len(mixture), world)
@@ -94,32 +92,3 @@ def _size(module: nn.Module) -> int:
 
 def _has_quant(vae: nn.Module) -> bool:
     return getattr(vae, "quant_conv", None) is not None
-
-
-def _meta_models(recipe: Recipe) -> tuple[nn.Module | None, nn.Module | None]:
-    """Network and autoencoder without weights; None for a base model that is not on this disk."""
-    from diffusers import (
-        AutoencoderKL,
-        FluxTransformer2DModel,
-        SD3Transformer2DModel,
-        UNet2DConditionModel,
-    )
-
-    from .models import small_base
-    from .small_models import tiny_network, tiny_vae
-
-    with torch.device("meta"):
-        if recipe.base == "tiny":
-            return tiny_network(recipe.depth), tiny_vae()
-        if recipe.base == "small":
-            base = small_base(recipe.prior)
-            return base.network, base.vae
-        folder = Path(recipe.base)
-        if not (folder / "model_index.json").is_file():
-            return None, None
-        kind = {"sd3": SD3Transformer2DModel, "flux": FluxTransformer2DModel}.get(
-            recipe.prior, UNet2DConditionModel
-        )
-        part = "unet" if kind is UNet2DConditionModel else "transformer"
-        network = kind.from_config(kind.load_config(folder / part))
-        return network, AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))

@@ -2,12 +2,13 @@
 
     x_s = (1 - s) z + s eps,   L = || v(x_s, s) - (eps - z) ||^2        [Liu et al. 2022]
 
-s is drawn logit-normal, as for SD3 (Esser et al. 2024). There is no text: the network sees the zero
-token and the zero vector, as the nodes give it without a CLIP.
+s is drawn logit-normal, as for SD3 (Esser et al. 2024). There is no text: the network gets the zero
+token and the zero vector, as from the nodes without a CLIP.
 """
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,11 @@ from hypir.noise import standard_normal
 from hypir.predictions import FLOW
 from hypir.weight_files import write_tensors
 
+from .architectures import ARCHITECTURES, Condition
 from .data import Batch, derive_seed
-from .generator import call_network, decode, frozen_encoder, shifted_positions
+from .generator import call_network, decode, frozen_encoder
 from .loop import Ema, add_up, make_optimizer, settle, synced, update
-from .models import DTYPES, PRIOR_FILE, Base, Condition, load_base
+from .models import DTYPES, PRIOR_FILE, Base, load_base
 from .recipes import Recipe
 from .sharding import prepare, whole
 
@@ -51,10 +53,10 @@ class PriorStage:
     def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
         self._recipe, self._accelerator = recipe, accelerator
         base = base or load_base(recipe)
-        if base.prior.prediction is not FLOW:
+        if base.prior.betas is not None:  # flow matching needs every level between 0 and 1
             raise ValueError(
-                f"the prior stage trains by flow matching, not {base.prior.title}; leave it out of "
-                f"--stages"
+                f"the prior stage trains flow models only, not {base.prior.title}; remove it from "
+                "--stages"
             )
         device = accelerator.device
         self._encoder = frozen_encoder(base.vae, base.prior).to(device)
@@ -82,7 +84,7 @@ class PriorStage:
 
     @torch.no_grad()
     def result(self, batch: Batch) -> Tensor:
-        """The degraded picture after the one step, untrained for it."""
+        """The degraded image after one step of this network, which was not trained to restore."""
         prior, told = self.prior, self._recipe.timestep
         level = prior.level(told if told >= 0 else prior.timestep)
         with self._accelerator.autocast(), self.ema.applied():
@@ -98,7 +100,8 @@ class PriorStage:
         path, dtype = folder / PRIOR_FILE, DTYPES[self._recipe.export]
         with self.ema.applied():
             state = whole(self.flow.network.state_dict())
-            # Written in here: afterwards the same memory holds the last step's weights again.
+            # Copied in this block: afterwards the same memory contains the last step's weights
+            # again.
             if self._accelerator.is_main_process:
                 state = {k: v.to("cpu", dtype) for k, v in state.items()}
                 write_tensors(path, state, {"hypir.prior": self.prior.name})
@@ -118,8 +121,7 @@ class PriorStage:
             v = self._f(x_s, s, condition.tokens, condition.pooled)
         return F.mse_loss(v.float(), eps - z)
 
-    def _positions(self, draw: np.random.Generator):
-        network = self.flow.network
-        side = getattr(network.pos_embed, "pos_embed_max_size", 0)
-        shift = draw.integers(0, side, 2).tolist() if self._recipe.random_positions else (0, 0)
-        return shifted_positions(network, *shift)
+    def _positions(self, draw: np.random.Generator) -> AbstractContextManager:
+        if not self._recipe.random_positions:
+            return nullcontext()
+        return ARCHITECTURES[self.prior.name].shifted_positions(self.flow.network, draw)

@@ -8,8 +8,9 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
-from hypir.public_file import PUBLIC_RANK, TARGETS
+from hypir.public_file import PUBLIC_RANK
 
+from .architectures import ARCHITECTURES
 from .recipe_rules import STAGES, check
 
 _PHASE = re.compile(r"(?P<steps>\d+)x(?P<images>\d+)@(?P<lr>[0-9.e+-]+)")
@@ -266,6 +267,11 @@ def flux(**changes) -> Recipe:
     return _paper("flux", "flux", "black-forest-labs/FLUX.1-dev", {"crop": 1024, **changes})
 
 
+def z_image(**changes) -> Recipe:
+    """Z-Image, not the distilled Turbo, with the paper's settings for priors of flow."""
+    return _paper("z_image", "z_image", "Tongyi-MAI/Z-Image", {"crop": 1024, **changes})
+
+
 def sd2_public(**changes) -> Recipe:
     """SD 2.1-base with the configuration of the released weights (1024 pictures a step)."""
     public = {
@@ -304,7 +310,7 @@ def tiny(**changes) -> Recipe:
         "rank": 64,
         "encoder_target": "latent",
         "logarithm": True,
-        "targets": TARGETS_SD3,
+        "targets": ARCHITECTURES["sd3"].targets,
         # Behind the encoder little is left to remove, and an untrained step at 364 blurs.
         "timestep": 100,
         "random_positions": True,
@@ -322,26 +328,7 @@ def tiny(**changes) -> Recipe:
     return Recipe(**{**values, **changes})
 
 
-TARGETS_SD3 = tuple(f"attn.{n}" for n in ("to_q", "to_k", "to_v", "to_out.0")) + (
-    "attn.add_q_proj",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
-    "ff.net.0.proj",
-    "ff.net.2",
-    "ff_context.net.0.proj",
-    "ff_context.net.2",
-    "proj_out",
-)
-"""All linear layers of the blocks that see pictures or text, and the last one. The second attention
-of some SD 3.5 blocks (attn2) has no LoRA name in the host."""
-TARGETS_FLUX = (*TARGETS_SD3, "proj_mlp")
-RECIPES = {f.__name__: f for f in (sd2, sdxl, sd3, flux, sd2_public, tiny)}
-
-
-def default_targets(prior: str) -> tuple[str, ...]:
-    """Ends of the module names that a LoRA adapts."""
-    return {"sd3": TARGETS_SD3, "flux": TARGETS_FLUX}.get(prior, TARGETS)
+RECIPES = {f.__name__: f for f in (sd2, sdxl, sd3, flux, z_image, sd2_public, tiny)}
 
 
 def _paper(name: str, prior: str, base: str, changes: dict) -> Recipe:
@@ -355,7 +342,7 @@ def _paper(name: str, prior: str, base: str, changes: dict) -> Recipe:
         "base": base,
         "encoder": (Phase(10_000, 64, 1e-5),),
         "adversarial": (Phase(10_000, 384, 1e-5), Phase(10_000, 1536, 5e-6)),
-        "targets": default_targets(prior),
+        "targets": ARCHITECTURES[prior].targets,
     }
     return Recipe(**{**values, **changes})
 

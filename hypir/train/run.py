@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 
+from hypir.priors import PRIORS
+
 from .adversarial_stage import AdversarialStage
+from .architectures import ARCHITECTURES
 from .autoencoder_stage import AutoencoderStage
 from .data import Mixture
 from .discriminators import TIMM_MODELS, load_backbone
@@ -67,6 +70,11 @@ def check_ready(recipe: Recipe, processes: int) -> None:
         for phase in recipe.phases(stage):
             batches_per_step(recipe, phase, processes)
     Mixture(recipe)
+    if recipe.random_positions and not ARCHITECTURES[recipe.prior].position_table:
+        raise ValueError(
+            f"random_positions shifts a table of positions, which {PRIORS[recipe.prior].title} "
+            f"does not have; leave it out"
+        )
     if "adversarial" in recipe.stages:
         if recipe.lpips:
             Lpips(recipe.lpips_backbone)

@@ -1,7 +1,7 @@
-"""FSDP: every process holds a part of each parameter, accelerate and torch put them together.
+"""FSDP: every process holds a shard of each parameter; accelerate and torch gather them.
 
-Checkpoints, averages and exported files do not know of it: they hold whole tensors, made here from
-the parts, so a run that was cut in parts leaves the same files as one that was not.
+Checkpoints, averages and exported files contain whole tensors, gathered here from the shards, so a
+sharded run writes the same files as an unsharded one.
 """
 
 from collections.abc import Mapping
@@ -13,26 +13,26 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether the processes hold parts of the parameters."""
+    """Whether the parameters are sharded."""
     return accelerator.distributed_type == DistributedType.FSDP
 
 
 def adapt_plugin(accelerator: Accelerator) -> None:
-    """Make accelerate's settings for FSDP those that the stages need.
+    """Set accelerate's FSDP options as the stages need them.
 
-    Precision is autocast's, as without FSDP: the plugin's own would round latents on their way into
-    the generator. Every process makes the same weights from the seed, so none is sent at the start.
+    Autocast sets the precision, as without FSDP: the plugin's own setting would round the latents
+    given to the generator. All processes create the same weights from the seed, so none are sent.
 
     Raises:
-        ValueError: for FSDP's first version, which keeps no parameter by itself.
+        ValueError: for FSDP version 1, which does not keep separate parameters.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     plugin = accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
         raise ValueError(
-            f"training needs FSDP's version 2, got {plugin.fsdp_version}; set fsdp_version: 2 in "
-            f"accelerate's configuration"
+            f"training needs FSDP version 2, got {plugin.fsdp_version}; set fsdp_version: 2 in "
+            "accelerate's configuration"
         )
     plugin.mixed_precision_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     plugin.cpu_ram_efficient_loading = False
@@ -41,9 +41,9 @@ def adapt_plugin(accelerator: Accelerator) -> None:
 def prepare(
     accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A module and its optimizer, for whatever engine runs; FSDP gathers it block by block.
+    """Prepare a module and its optimizer for DDP or FSDP; FSDP gathers it block by block.
 
-    Blocks are those that the networks inside name as not to be split.
+    The blocks are those that the networks inside declare as not to be split.
     """
     if is_sharded(accelerator):
         from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
@@ -54,12 +54,12 @@ def prepare(
         plugin.auto_wrap_policy = transformer_auto_wrap_policy
         plugin.transformer_cls_names_to_wrap = sorted(named & {type(m).__name__ for m in inside})
         for parameter in module.parameters():
-            parameter.data = parameter.data.contiguous()  # it takes no other order in memory
+            parameter.data = parameter.data.contiguous()  # it accepts no other memory order
     return accelerator.prepare(module, optimizer)
 
 
 def whole(value):
-    """Tensors, or dictionaries and lists of them, without parts; called by every process."""
+    """Whole tensors, or dictionaries and lists of them; every process must call this."""
     if isinstance(value, DTensor):
         return value.full_tensor()
     if isinstance(value, Mapping):
@@ -68,14 +68,14 @@ def whole(value):
 
 
 def part_like(value: Tensor, own: Tensor) -> Tensor:
-    """Of a whole tensor what this process holds, if `own` is held in parts."""
+    """This process's shard of a whole tensor, if `own` is sharded."""
     if not isinstance(own, DTensor):
         return value
     return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load whole tensors into an optimizer whose parameters may be parts."""
+    """Load whole tensors into an optimizer whose parameters may be sharded."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     parts = {
         i: {k: _part_of_moment(v, parameters[i]) for k, v in values.items()}
@@ -85,7 +85,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
 
 def _part_of_moment(value, parameter: Tensor):
-    """Moments have their parameter's shape; counters stay as they are."""
+    """Moments have their parameter's shape; counters are not sharded."""
     if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
         return part_like(value, parameter)
     return value

@@ -4,6 +4,7 @@ PSNR, SSIM and LPIPS are torchmetrics'; the texture error is the difference of h
 richness. The nodes' colour transfer is applied before measuring, as users have it.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +21,11 @@ from hypir.color import transfer_color
 from hypir.texture import measure_richness
 
 from .data import Batch, degrade_and_enlarge, derive_seed
+from .pictures import list_pictures, read_levels
 from .recipes import Recipe
-from .sources import list_pictures, read_picture
+from .texts import read_caption
+
+log = logging.getLogger(__name__)
 
 METRICS = ("psnr", "ssim", "lpips", "texture_error")
 
@@ -34,23 +38,28 @@ def held_out(recipe: Recipe, device: torch.device) -> list[Batch]:
     """
     batches = []
     for file in list_pictures(Path(recipe.validate)):
-        picture = read_picture(file)
+        if len(batches) == recipe.validate_count:
+            break
+        try:
+            picture, caption = read_levels(file), read_caption(file)
+        except ValueError as error:
+            log.warning("%s; left out of validation", error)
+            continue
         height, width = picture.shape[:2]
         side = recipe.crop
-        if len(batches) == recipe.validate_count or min(height, width) < side:
+        if min(height, width) < side:
             continue
         y, x = (height - side) // 2, (width - side) // 2
         crop = np.ascontiguousarray(picture[y : y + side, x : x + side])
-        clean = torch.from_numpy(crop).to(device).movedim(-1, 0)[None].float() / 255  # HWC -> BCHW
+        clean = torch.from_numpy(crop).to(device).movedim(-1, 0)[None]  # HWC -> BCHW
         number = len(batches)
         seeds = [derive_seed(0, "validation", number)]
         degraded = degrade_and_enlarge(clean, recipe.scales[number % len(recipe.scales)], seeds)
-        caption = file.with_suffix(".txt")
         batches.append(
             Batch(
                 target=clean * 2 - 1,
                 degraded=degraded * 2 - 1,
-                captions=[caption.read_text("utf-8").strip() if caption.is_file() else ""],
+                captions=[caption],
                 numbers=[number],
                 richness=measure_richness(clean.movedim(1, -1)),
             )

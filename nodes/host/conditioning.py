@@ -13,21 +13,22 @@ from .model import Settings, settings_of, text_widths
 log = logging.getLogger(__name__)
 
 NOISY, BLURRED = 0.97, 0.3
-"""Richness beyond which a picture is seldom clean: grass reads .97, a 4x enlargement .05 to .3."""
+"""Outside this range an image is rarely clean: grass measures .97, a 4x enlargement .05 to .3."""
 CHOICES = ("off", "set", "match", "map")
 
 
 def encode(model, clip, text: str, texture: dict | None):
-    """CONDITIONING of a prompt, with one more token for the texture where one is asked for.
+    """The CONDITIONING of a prompt, with an extra token if a texture richness is requested.
 
     Args:
         model: the host's MODEL with HYPIR weights.
-        clip: the host's CLIP, or None: then the text must be empty and is the zero token.
+        clip: the host's CLIP; None requires an empty text, which becomes the zero token.
         text: the prompt.
-        texture: {"texture": choice, ...} as the node's drop-down gives it.
+        texture: {"texture": choice, ...}, the value of the node's drop-down.
 
     Raises:
-        ValueError: if the choice is missing, the weights know no texture, or a text has no CLIP.
+        ValueError: if the choice is missing, if the weights were trained without texture, or if
+            there is a text but no CLIP.
     """
     settings = settings_of(model)
     choice = (texture or {}).get("texture")
@@ -55,7 +56,8 @@ def _text(model, clip, text: str) -> list:
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))
     if text.strip():
         raise ValueError(
-            "a prompt needs a CLIP to read it; connect the checkpoint's CLIP or empty the text"
+            "a prompt needs a CLIP, but none is connected; connect the checkpoint's CLIP or clear "
+            "the text"
         )
     widths = text_widths(model)
     extra = {"pooled_output": torch.zeros(1, widths.pooled)} if widths.pooled else {}
@@ -65,9 +67,9 @@ def _text(model, clip, text: str) -> list:
 def _with_texture(settings: Settings, entry: list, choice: str, texture: dict) -> list:
     if settings.texture is None:
         raise ValueError(
-            f"{settings.name or 'a model without HYPIR weights'} was not trained with a texture "
-            f"richness and cannot follow one; choose 'off' and use HYPIR Match Texture after "
-            f"HYPIR Decode, which works with any weights"
+            f"{settings.name or 'a model without HYPIR weights'} was not trained with texture "
+            "richness, so it cannot follow one; choose 'off' and use HYPIR Match Texture after "
+            "HYPIR Decode, which works with any weights"
         )
     tokens, extra = entry[0], dict(entry[1])
     richness, painted = _richness(choice, texture)
@@ -75,8 +77,8 @@ def _with_texture(settings: Settings, entry: list, choice: str, texture: dict) -
     count = max(tokens.shape[0], token.shape[0])
     if min(tokens.shape[0], token.shape[0]) not in (1, count):
         raise ValueError(
-            f"{tokens.shape[0]} prompts do not go with {token.shape[0]} richness values; give one "
-            f"of either, or as many of both"
+            f"{tokens.shape[0]} prompts do not match {token.shape[0]} richness values; give one of "
+            "either, or the same number of both"
         )
     if "attention_mask" in extra:
         mask = extra["attention_mask"]
@@ -96,12 +98,12 @@ def _richness(choice: str, texture: dict) -> tuple[Tensor, Tensor | None]:
         check_image(image)
         measured = measure_richness(color_channels(image)).cpu()
         log.info(
-            "HYPIR: texture richness of the example %s", [round(r, 3) for r in measured.tolist()]
+            "HYPIR: texture richness of the example: %s", [round(r, 3) for r in measured.tolist()]
         )
         if float(measured.max()) > NOISY or float(measured.min()) < BLURRED:
             log.warning(
-                "HYPIR: the example for the texture looks noisy or blurred (richness %.2f to "
-                "%.2f); a clean picture at the size of the result is meant",
+                "HYPIR: the texture example looks noisy or blurred (richness %.2f to %.2f); use a "
+                "clean image at the size of the result",
                 *(float(measured.min()), float(measured.max())),
             )
         return measured + float(texture["offset"]), None

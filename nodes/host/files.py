@@ -11,13 +11,13 @@ EMBEDDED = Path(__file__).resolve().parents[2] / "models"
 
 
 def register_embedded_models() -> None:
-    """Let the host's loaders list the small model, after the user's own files."""
+    """Make the host's loaders list the small model, after the user's own files."""
     for folder in sorted(path for path in EMBEDDED.iterdir() if path.is_dir()):
         folder_paths.add_model_folder_path(folder.name, str(folder))
 
 
 def load_with_host(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
-    """Tensors and metadata; the host reads pickles as plain tensors only."""
+    """Tensors and metadata of a file; the host's reader loads only plain tensors from pickles."""
     return comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
 
 
@@ -30,6 +30,6 @@ def path_of(folder: str, name: str) -> str:
     """Full path of a listed file.
 
     Raises:
-        FileNotFoundError: if it is gone.
+        FileNotFoundError: if it no longer exists.
     """
     return folder_paths.get_full_path_or_raise(folder, name)

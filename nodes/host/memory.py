@@ -1,4 +1,4 @@
-"""Memory, progress and cancelling, as the host does them."""
+"""Memory, progress and cancelling, with the host's own functions."""
 
 import logging
 from collections.abc import Callable
@@ -10,13 +10,13 @@ import torch
 from comfy_execution.utils import get_executing_context
 from PIL import Image
 
-from ...hypir.tiling import CELL_PX, TilePlan, lower_limit
+from ...hypir.tiling import TilePlan, lower_limit
 
 log = logging.getLogger(__name__)
 
 CALL_CELLS = 128 * 128
-"""Tiles are taken together up to this many latent cells a call (1024 x 1024 px): enough to fill a
-GPU, and a bound for the memory of a call whatever the picture's size."""
+"""Most latent cells in one call (1024 x 1024 px): enough to keep a GPU busy, and a bound on the
+memory of a call for any image size."""
 
 PREVIEW_PX = 512
 GIB = 2**30
@@ -26,13 +26,13 @@ T = TypeVar("T")
 def planned_batch(
     plan: TilePlan, count: int, needed: Callable[[TilePlan, int], float], patcher
 ) -> int:
-    """Tiles per call: up to CALL_CELLS, and no more than the free memory holds.
+    """Tiles per call: up to CALL_CELLS, limited by the free memory.
 
     Args:
         plan: the tiles.
         count: how many tiles there are, of all images.
-        needed: plan and number of tiles -> bytes, the host's estimate.
-        patcher: of the model, which knows what of its own weights could make room.
+        needed: (plan, number of tiles) -> bytes, the host's estimate.
+        patcher: the model's patcher; it knows which of its weights could be unloaded.
     """
     batch = min(count, max(1, CALL_CELLS // (plan.rows.tile * plan.columns.tile)))
     free = patcher.get_free_memory(patcher.load_device)
@@ -49,19 +49,19 @@ def run_on_ladder(
     needed: Callable[[TilePlan], float],
     device: torch.device,
 ) -> T:
-    """Run a stage with the planned tiles, or with smaller ones where they do not fit.
+    """Run a stage with the planned tiles, or with smaller ones if they do not fit in memory.
 
-    A tile that could never fit is not tried. After an out-of-memory error the stage starts again
-    with one tile a call, and where that was so, one step lower. All is reported, since other tiles
-    give a slightly different picture.
+    Tiles that cannot fit are not tried. After an out-of-memory error the stage starts again with
+    one tile per call; if it already had one, with the next smaller tiles. Each change is logged,
+    because other tiles give a slightly different image.
 
     Args:
-        stage: for the log.
-        plan_for: largest side of a tile in cells, None = as planned -> the tiles.
-        batch_for: tiles -> how many a call takes, no more than there are.
-        run: tiles and tiles per call -> the result.
-        needed: tiles -> bytes of one, the host's estimate.
-        device: where it runs.
+        stage: name for the log.
+        plan_for: largest side of a tile in cells (None = as planned) -> the tiles.
+        batch_for: tiles -> number of tiles per call, at most all of them.
+        run: (tiles, tiles per call) -> the result.
+        needed: tiles -> bytes for one tile, the host's estimate.
+        device: the device of the stage.
 
     Raises:
         RuntimeError: if the smallest tiles do not fit either.
@@ -90,7 +90,7 @@ def run_on_ladder(
         alone = True
         if batch > 1:
             log.warning(
-                "HYPIR %s: out of memory with %d tiles a call, starting again with one a call",
+                "HYPIR %s: out of memory with %d tiles per call; starting again with one per call",
                 *(stage, batch),
             )
             continue
@@ -98,28 +98,28 @@ def run_on_ladder(
         limit = lower_limit(plan)
         if limit is None:
             raise RuntimeError(
-                f"HYPIR {stage} ran out of memory with the smallest tiles ({plan.describe()}): "
-                f"about {needed(plan) / GIB:.1f} GiB were needed, {free / GIB:.1f} GiB are free; "
-                f"close other programs or restore a smaller picture"
+                f"HYPIR {stage} ran out of memory with the smallest tiles ({plan.describe()}): it "
+                f"needs about {needed(plan) / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free; "
+                "close other programs or restore a smaller image"
             )
         smaller = plan_for(limit)
         log.warning(
-            "HYPIR %s: out of memory with %s, starting again with %s",
+            "HYPIR %s: out of memory with %s; starting again with %s",
             *(stage, plan.describe(), smaller.describe()),
         )
         plan = smaller
 
 
 def check_cancelled() -> None:
-    """Ends the run here if the user pressed cancel."""
+    """Stop the run here if the user pressed cancel."""
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def show_progress_text(stage: str, done: int, total: int) -> None:
-    """Stage and tile as text on the node that runs: encode 3/12."""
+    """Show stage and tile as text on the running node: encode 3/12."""
     running = get_executing_context()
-    if running is not None:  # a prompt of a running server; else nobody looks
-        # here, as the host's module wants its server's own packages when it is imported
+    if running is not None:  # only a prompt of a running server has a page that shows the text
+        # imported here, because the host's module needs the packages of its server
         from server import PromptServer
 
         PromptServer.instance.send_progress_text(f"{stage} {done}/{total}", running.node_id)
@@ -134,7 +134,7 @@ class Progress:
         show_progress_text(stage, 0, total)
 
     def update(self, done: int, total: int, pixels: torch.Tensor | None = None) -> None:
-        """`pixels` (B, 3, H, W) in [0, 1]: the picture so far, shown as a preview."""
+        """Show `pixels` (B, 3, H, W) in [0, 1], the image so far, as a preview."""
         preview = None
         if pixels is not None:
             stride = -(-max(pixels.shape[-2:]) // PREVIEW_PX)
@@ -146,10 +146,5 @@ class Progress:
 
 
 def describe_plan(stage: str, plan: TilePlan, height: int, width: int) -> None:
-    """One line per stage in the log."""
+    """Write one line per stage to the log."""
     log.info("HYPIR %s: %dx%d px in %s", stage, width, height, plan.describe())
-
-
-def cells_px(cells: tuple[int, int]) -> tuple[int, int]:
-    """Cells as pixels."""
-    return cells[0] * CELL_PX, cells[1] * CELL_PX

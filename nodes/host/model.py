@@ -1,4 +1,4 @@
-"""The host's MODEL as HYPIR sees it: which prior it is, and the LoRA as a patch on a clone."""
+"""The host's MODEL: its prior and settings, and the LoRA as a patch on a clone."""
 
 import logging
 from dataclasses import dataclass, field
@@ -17,30 +17,30 @@ from .files import load_with_host
 log = logging.getLogger(__name__)
 
 ATTACHMENT = "hypir"
-"""Key under which a patched MODEL carries its settings; survives clones and further LoRAs."""
+"""Key of the settings that a patched MODEL carries; clones and further LoRAs keep it."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the weights on a MODEL say about the step and its conditions."""
+    """The settings of the step and its conditions, from the weights on a MODEL."""
 
     prior: Prior
     timestep: int
     coefficient_timestep: int
     input_scale: float
     name: str = ""
-    """The weight file, empty when the model carries none."""
+    """Name of the weight file; empty if the model carries none."""
     texture: dict[str, torch.Tensor] | None = None
     conditions: dict[str, float] = field(default_factory=dict)
 
 
 def detect_prior(model) -> Prior:
-    """The prior of a MODEL (ValueError if HYPIR has none like it)."""
+    """The prior of a MODEL (ValueError if HYPIR does not support it)."""
     return detect(model)[1]
 
 
 def check_latent(latent: torch.Tensor, prior: Prior) -> None:
-    """Raises ValueError unless it is a latent of this prior, and finite."""
+    """Raise ValueError unless this is a finite latent of this prior."""
     if latent.ndim != 4 or latent.shape[1] != prior.latent_channels or 0 in latent.shape:
         raise ValueError(
             f"{prior.title} takes latents of {prior.latent_channels} channels (batch, channels, "
@@ -50,34 +50,36 @@ def check_latent(latent: torch.Tensor, prior: Prior) -> None:
     if bad:
         raise ValueError(
             f"a latent must hold finite numbers, but {bad} of {latent.numel()} values are NaN or "
-            f"infinite; the node that made it failed, run the VAE in another precision"
+            "infinite; the node that made it failed: run the VAE in another precision"
         )
 
 
 def tile_cost(model) -> TileCost:
-    """What the step costs on this MODEL: its prior's, within what its network can take."""
+    """Tile cost of the step on this MODEL: that of its prior, limited to the sizes its network
+    supports."""
     architecture, prior = detect(model)
     longest = architecture.longest_tile(model.model)
     return prior.tile if longest is None else prior.tile.bounded(longest)
 
 
 def text_widths(model) -> TextWidths:
-    """Widths of the token and of the pooled vector that a MODEL takes."""
+    """Widths of a MODEL's text token and pooled vector."""
     return detect(model)[0].text_widths(model.model)
 
 
 def settings_of(model) -> Settings:
-    """The settings a MODEL carries, or its prior's own when no HYPIR weights were loaded.
+    """The settings that a MODEL carries, or those of its prior if no HYPIR weights were loaded.
 
     Raises:
-        ValueError: if the model is no HYPIR prior, or no longer the one the weights were put on.
+        ValueError: if HYPIR does not support the model, or if it is no longer the model that the
+            weights were loaded onto.
     """
     prior = detect_prior(model)
     settings = model.get_attachment(ATTACHMENT)
     if settings is None:
         log.warning(
-            "This model carries no HYPIR weights: the step shows the base model alone. Connect "
-            "Load HYPIR LoRA before it to restore."
+            "This model has no HYPIR weights, so the step shows the base model alone. Connect Load "
+            "HYPIR LoRA before it to restore."
         )
         t = prior.timestep
         return Settings(prior, t, t, prior.input_scale, conditions=dict(prior.conditions))
@@ -90,10 +92,10 @@ def settings_of(model) -> Settings:
 
 
 def load_lora(model, path: str, name: str, strength: float):
-    """A clone of MODEL with the HYPIR LoRA patched on; MODEL itself is untouched.
+    """A clone of MODEL with the HYPIR LoRA applied; MODEL itself stays unchanged.
 
     Raises:
-        ValueError: if the file or the model is not right; nothing is ever half applied.
+        ValueError: if the file or the model is wrong; a LoRA is applied in full or not at all.
     """
     weights = read_weights(path, load_with_host)
     prior = detect_prior(model)
@@ -104,15 +106,14 @@ def load_lora(model, path: str, name: str, strength: float):
         )
     if model.get_attachment(ATTACHMENT) is not None:
         raise ValueError(
-            f"the model already carries {model.get_attachment(ATTACHMENT).name}; load HYPIR "
-            f"weights once (other LoRAs may follow)"
+            f"the model already has the HYPIR weights {model.get_attachment(ATTACHMENT).name}; "
+            "load HYPIR weights only once (other LoRAs can follow)"
         )
     width = text_widths(model).token
     if weights.texture is not None and len(weights.texture["out.bias"]) != width:
         raise ValueError(
-            f"the texture part of {name} makes tokens of width "
-            f"{len(weights.texture['out.bias'])}, the model takes {width}; load the checkpoint the "
-            f"weights belong to"
+            f"the texture part of {name} makes tokens of width {len(weights.texture['out.bias'])}, "
+            f"but the model takes {width}; load the checkpoint that the weights were trained on"
         )
     targets = _targets(model, weights)
     check_shapes(name, weights, _shapes(model, targets))
@@ -121,8 +122,8 @@ def load_lora(model, path: str, name: str, strength: float):
     added = patched.add_patches(patches, strength)
     if set(added) != set(patches) or len(patches) != len(weights.lora):
         raise RuntimeError(
-            f"the host took {len(set(added))} of {len(weights.lora)} modules of {name}; this "
-            f"version of ComfyUI is not understood, please report it"
+            f"ComfyUI accepted {len(set(added))} of {len(weights.lora)} modules of {name}; this "
+            "version of ComfyUI is not supported, please report it"
         )
     patched.set_attachments(
         ATTACHMENT,
@@ -141,14 +142,14 @@ def load_lora(model, path: str, name: str, strength: float):
 
 
 def _targets(model, weights: HypirWeights) -> dict[str, object]:
-    """Module -> the host's weight key (or key and slice); modules the model lacks are absent."""
+    """Module -> the host's weight key (or key and slice), without modules that the model lacks."""
     key_map = comfy.lora.model_lora_keys_unet(model.model, {})
     names = weights.host_names()
     return {module: key_map[names[module]] for module in names if names[module] in key_map}
 
 
 def _shapes(model, targets: dict[str, object]) -> dict[str, tuple[int, ...]]:
-    """Of the weights themselves: a state dict shows those of four bits as they are packed."""
+    """Shape of the weight itself: a state dict contains 4-bit weights in packed form."""
     shapes = {}
     for module, target in targets.items():
         key, *rest = (target,) if isinstance(target, str) else target

@@ -12,8 +12,7 @@ from torch import Tensor
 from ...hypir.encoder import check_encoder_fits, read_encoder
 from ...hypir.image import color_channels, count_not_finite, crop_padded, latent_size
 from ...hypir.noise import standard_normal
-from ...hypir.priors import VAE_COST
-from ...hypir.tiling import CELL_PX, Tile, TilePlan, plan_tiles, run_tiles
+from ...hypir.tiling import CELL_PX, VAE_COST, Tile, TilePlan, plan_tiles, run_tiles
 from .files import load_with_host
 from .memory import Progress, check_cancelled, describe_plan, planned_batch, run_on_ladder
 from .outputs import VAE_REMEDY, check_output

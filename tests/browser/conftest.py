@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser
 
-from tools.host.frontend import WORKFLOWS, Page, browser, opened
+from tools import WORKFLOWS
+from tools.host.frontend import Page, browser, opened
 from tools.host.get_host import get_host
 from tools.host.server import Server, running
 from tools.models.stand_in import CHECKPOINT, LORA, write_stand_in

@@ -7,8 +7,8 @@ import json
 import pytest
 from comfy_cli.workflow_to_api import convert_ui_to_api
 
+from tools import WORKFLOWS
 from tools.first_picture import find_template
-from tools.host.frontend import WORKFLOWS
 
 START = "START_here"
 TEMPLATES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))

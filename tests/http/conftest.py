@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.commands.restore import build_prompt, set_input
 from tools.host.get_host import get_host
 from tools.host.server import Prompt, Server, link, running
 from tools.models.stand_in import write_lora, write_stand_in
+from tools.workflows.prompt import build_prompt, set_input
 
 NO_LORA = "does_nothing.safetensors"
 

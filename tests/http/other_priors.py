@@ -1,4 +1,4 @@
-"""Small checkpoints of the classes SDXL, SD3 and Flux, with a HYPIR LoRA for each.
+"""Small checkpoints of the classes SDXL, SD3, Flux and Z-Image, with a HYPIR LoRA for each.
 
 They have no text encoder, as those are too big to be made here; HYPIR Conditioning gives the zero
 token then. Names and shapes are those of the single files that the host's own loader detects.
@@ -150,6 +150,38 @@ def flux(views: Views) -> dict[str, Tensor]:
     return s.weights
 
 
+Z_IMAGE_WIDTH = 3840  # the only one by which the host knows the class
+
+
+def z_image(views: Views) -> dict[str, Tensor]:
+    """The Z-Image class with one block beside its refiners: 0.9 billion weights from one vector."""
+    s, width = Shapes(views), Z_IMAGE_WIDTH
+    s.layer("x_embedder", width, 64)
+    for pad in ("x_pad_token", "cap_pad_token"):
+        s.weights[pad] = views.random(1, width)
+    s.scale("cap_embedder.0.weight", 2560)
+    s.layer("cap_embedder.1", width, 2560)
+    s.layer("t_embedder.mlp.0", 1024, 256)
+    s.layer("t_embedder.mlp.2", 256, 1024)
+    refiners = [f"{kind}_refiner.{n}" for kind in ("noise", "context") for n in range(2)]
+    for block in (*refiners, "layers.0"):
+        s.layer(f"{block}.attention.qkv", 3 * width, width, bias=False)
+        s.layer(f"{block}.attention.out", width, width, bias=False)
+        for norm in ("q_norm", "k_norm"):
+            s.scale(f"{block}.attention.{norm}.weight", 128)
+        s.layer(f"{block}.feed_forward.w1", width // 3 * 8, width, bias=False)
+        s.layer(f"{block}.feed_forward.w2", width, width // 3 * 8, bias=False)
+        s.layer(f"{block}.feed_forward.w3", width // 3 * 8, width, bias=False)
+        for norm in ("attention_norm1", "attention_norm2", "ffn_norm1", "ffn_norm2"):
+            s.scale(f"{block}.{norm}.weight", width)
+        if "context" not in block:
+            s.layer(f"{block}.adaLN_modulation.0", 4 * width, 256)
+    s.layer("final_layer.linear", 64, width)
+    s.weights["final_layer.linear.weight"] = s.weights["final_layer.linear.weight"] / 10
+    s.layer("final_layer.adaLN_modulation.1", width, 256)
+    return s.weights
+
+
 def vae(channels: int) -> dict[str, Tensor]:
     """The stand-in's VAE, with further latent channels that carry nothing."""
     weights = vae_weights()
@@ -168,26 +200,37 @@ PRIORS = {
     "sdxl": (sdxl, 4, "eps", "mid_block.resnets.0.conv1", (WIDTH, WIDTH, 3, 3)),
     "sd3": (sd3, 16, "flow", "transformer_blocks.0.attn.to_out.0", (HIDDEN, HIDDEN)),
     "flux": (flux, 16, "flow", "transformer_blocks.0.attn.to_out.0", (HIDDEN, HIDDEN)),
+    "z_image": (z_image, 16, "flow", "layers.0.attention.to_out.0", (Z_IMAGE_WIDTH,) * 2),
 }
+LORA_PREFIXES = {"sdxl": "lora_unet_", "z_image": "lycoris_"}
 
 
-def write_prior(prior: str, folder: Path) -> tuple[Path, Path]:
-    """Write a checkpoint and a LoRA of one module under names that only tests use."""
+def write_prior(prior: str, folder: Path) -> dict[str, Path]:
+    """Write a base model and a LoRA of one module under names that only tests use.
+
+    Returns:
+        The files by folder of models: a checkpoint, or network and VAE apart as the template has
+        them; and the LoRA.
+    """
     network, channels, prediction, module, shape = PRIORS[prior]
-    views = Views()
-    vae_prefix = "vae." if prior == "flux" else "first_stage_model."
-    parts = {"model.diffusion_model.": network(views), vae_prefix: vae(channels)}
-    tensors = {prefix + name: w for prefix, part in parts.items() for name, w in part.items()}
-    checkpoint = folder / f"small_{prior}.ckpt"
-    torch.save({"state_dict": tensors}, checkpoint)
-    lora = folder / f"small_{prior}.safetensors"
+    parts = {"diffusion_models": network(Views()), "vae": vae(channels)}
+    if prior != "z_image":
+        vae_prefix = "vae." if prior == "flux" else "first_stage_model."
+        prefixes = dict(zip(parts, ("model.diffusion_model.", vae_prefix), strict=True))
+        whole = {prefixes[k] + name: w for k, part in parts.items() for name, w in part.items()}
+        parts = {"checkpoints": whole}
+    files = {kind: folder / kind / f"small_{prior}.ckpt" for kind in parts}
+    for kind, file in files.items():
+        file.parent.mkdir()
+        torch.save({"state_dict": parts[kind]}, file)
+    files["loras"] = folder / f"small_{prior}.safetensors"
     weights, metadata = lora_of(prior, prediction, module, shape)
-    save_file(weights, lora, metadata=metadata)
-    return checkpoint, lora
+    save_file(weights, files["loras"], metadata=metadata)
+    return files
 
 
 def lora_of(prior: str, prediction: str, module: str, shape: tuple[int, ...]):
-    prefix = "lora_unet_" if prior == "sdxl" else "lora_transformer_"
+    prefix = LORA_PREFIXES.get(prior, "lora_transformer_")
     stem = prefix + module.replace(".", "_")
     generator = torch.Generator().manual_seed(1)
     tensors = {

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from tests.pack_archive import committed_tree, packed
-from tools.commands.restore import build_prompt
 from tools.host.get_host import get_host
 from tools.host.server import running
+from tools.workflows.prompt import build_prompt
 
 from .conftest import graph_of
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.commands.restore import build_prompt, set_input
 from tools.host.get_host import MINIMUM, get_host
 from tools.host.server import running
+from tools.workflows.prompt import build_prompt, set_input
 
 pytestmark = pytest.mark.http
 

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tools.commands.restore import NOTICE, build_prompt, find, insert_encoder
+from tools.commands.restore import NOTICE
+from tools.workflows.prompt import build_prompt, find, insert_encoder
 
 pytestmark = pytest.mark.http
 

@@ -277,5 +277,5 @@ def test_bad_requests_have_their_messages(photo):
             degrade(photo, "light", scale, [1])
     with pytest.raises(ValueError, match="1 pictures need 1 seeds, got 2"):
         degrade(photo, "light", 4, [1, 2])
-    with pytest.raises(ValueError, match="seed must lie between"):
+    with pytest.raises(ValueError, match="seed must be between"):
         degrade(photo, "light", 4, [-1])

@@ -1,7 +1,5 @@
 """Encoder files: round trip, names of diffusers and the host, and whose decoder it was."""
 
-import dataclasses
-
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -12,7 +10,6 @@ from torch.testing import assert_close
 
 from hypir.encoder import (
     check_encoder_fits,
-    describe_encoder,
     fingerprint,
     host_names,
     read_encoder,
@@ -144,7 +141,7 @@ def test_half_of_an_autoencoder_makes_no_file(state, tmp_path):
     for missing in ("encoder", "decoder"):
         prefixes = ("encoder.", "quant_conv.") if missing == "encoder" else ("decoder.", "post_")
         rest = {k: v for k, v in state.items() if not k.startswith(prefixes)}
-        with pytest.raises(ValueError, match=f"but this one lacks its {missing}"):
+        with pytest.raises(ValueError, match=f"but this one has no {missing}"):
             save_encoder(rest, tmp_path / "e.safetensors")
     assert list(tmp_path.iterdir()) == []
 
@@ -164,7 +161,7 @@ def rewrite(path, tensors: dict, metadata: dict) -> None:
 NAN = torch.full((4,), float("nan"))
 DAMAGE = {
     "no mark": ({}, {"hypir.encoder": None}, "is not a HYPIR encoder: its metadata lack"),
-    "a later layout": ({}, {"hypir.encoder": "2"}, "has layout '2', this version reads '1'"),
+    "a later layout": ({}, {"hypir.encoder": "2"}, "has layout '2', but this version reads '1'"),
     "no fingerprint": ({}, {"hypir.decoder_fingerprint": None}, r"damaged hypir.\* metadata"),
     "an empty one": ({}, {"hypir.decoder_fingerprint": ""}, r"damaged hypir.\* .*fingerprint"),
     "a word in it": ({}, {"hypir.decoder_fingerprint": "1.0 x"}, r"damaged .*convert string"),
@@ -172,7 +169,7 @@ DAMAGE = {
     "a decoder's tensor": (
         {"decoder.conv_in.bias": torch.zeros(4)},
         {},
-        "holds 1 tensors that belong to no encoder, first 'decoder.conv_in.bias'",
+        "has 1 tensors that belong to no encoder, first 'decoder.conv_in.bias'",
     ),
     "a stranger": ({"encoder_step": NAN}, {}, "belong to no encoder, first 'encoder_step'"),
     "a NaN": ({"encoder.conv_in.bias": NAN}, {}, "NaN or .* in 1 of .* first 'encoder.conv_in.bia"),
@@ -199,8 +196,8 @@ MISFITS = {
     ),
     "another shape": (
         {"encoder.conv_in.bias": torch.zeros(9)},
-        r"1 of \d+ tensors have another shape, first 'encoder.conv_in.bias' with \(9,\) where the "
-        r"VAE has \(8,\)",
+        r"1 of \d+ tensors have another shape, first 'encoder.conv_in.bias' with \(9,\) instead "
+        r"of \(8,\)",
     ),
 }
 
@@ -214,7 +211,9 @@ def test_a_file_that_does_not_fit_is_refused_in_its_own_words(misfit, path, stat
 
 
 def test_an_autoencoder_of_the_same_shapes_is_refused(path):
-    with pytest.raises(ValueError, match=r"^e was trained against another decoder than this VAE"):
+    with pytest.raises(
+        ValueError, match=r"^e was trained with a different decoder than that of this VAE"
+    ):
         check_encoder_fits("e", read_encoder(path), kl_state(seed=1))
 
 
@@ -224,20 +223,6 @@ def test_an_autoencoder_of_another_kind_is_refused(path):
     sixteen = kl_state(latent_channels=16)
     with pytest.raises(ValueError, match=r"^e does not fit this VAE: \d+ of \d+ .* another shape"):
         check_encoder_fits("e", read_encoder(path), sixteen)
-
-
-@pytest.mark.parametrize("make", [kl, tiny])
-def test_an_encoder_without_its_last_layer_is_not_described(make, tmp_path):
-    file = tmp_path / "e.safetensors"
-    save_encoder(make().state_dict(), file)
-    found = read_encoder(file)
-    layers = [k for k in found.tensors if k.endswith(".weight")]
-    head = "encoder.conv_out.weight"
-    if make is tiny:
-        head = max(layers, key=lambda k: int(k.split(".")[1]))
-    cut = {k: v for k, v in found.tensors.items() if k != head}
-    with pytest.raises(ValueError, match=r"an encoder must end in .*, but the file lacks it"):
-        describe_encoder(dataclasses.replace(found, tensors=cut))
 
 
 def test_a_lora_is_no_encoder(tmp_path):

@@ -128,5 +128,5 @@ def test_one_reference_serves_all_and_other_counts_are_refused():
     one, three = random_image(1, 2, 2, 3), random_image(3, 2, 2, 3)
     assert torch.equal(repeat_items(one, 3), one.repeat(3, 1, 1, 1))
     assert torch.equal(repeat_items(three, 3), three)
-    with pytest.raises(ValueError, match=r"one image or as many as there are results \(2\), got 3"):
+    with pytest.raises(ValueError, match=r"one image, or one per result \(2\), got 3"):
         repeat_items(three, 2)

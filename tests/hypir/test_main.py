@@ -9,7 +9,8 @@ import torch
 
 from hypir.__main__ import main
 from hypir.encoder import save_encoder
-from hypir.weights import describe, read_weights
+from hypir.inspect import describe
+from hypir.weights import read_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 

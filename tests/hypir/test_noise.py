@@ -33,7 +33,7 @@ def test_all_64_bits_of_a_seed_count():
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_outside_64_bits_is_refused(seed):
-    with pytest.raises(ValueError, match=f"seed must lie between .* got {seed}"):
+    with pytest.raises(ValueError, match=f"seed must be between .* got {seed}"):
         standard_normal((4, 8, 8), seed)
 
 
@@ -115,21 +115,23 @@ def test_a_white_mask_is_one_to_the_padded_edge():
 
 
 def test_a_mask_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"\(height x width\) 30x40, got 40x30"):
+    with pytest.raises(
+        ValueError, match=r"\(height x width\) of the encoded image, 30x40, got 40x30"
+    ):
         inject_noise(latent(), 0.2, [1, 2], torch.ones(1, 40, 30), size=(30, 40))
     with pytest.raises(ValueError, match="32x48, got 30x40"):
         inject_noise(latent(), 0.2, [1, 2], torch.ones(1, 30, 40))
-    with pytest.raises(ValueError, match="33x48 does not fit a latent of 4x6"):
+    with pytest.raises(ValueError, match="33x48 px does not fit a latent of 4x6"):
         inject_noise(latent(), 0.2, [1, 2], torch.ones(1, 33, 48), size=(33, 48))
     with pytest.raises(ValueError, match="2 latents need 1 or 2 masks, got 3"):
         inject_noise(latent(), 0.2, [1, 2], torch.ones(3, 32, 48))
-    with pytest.raises(ValueError, match="mask must hold finite numbers"):
+    with pytest.raises(ValueError, match="mask must contain finite numbers"):
         inject_noise(latent(), 0.2, [1, 2], torch.full((1, 32, 48), float("nan")))
 
 
 @pytest.mark.parametrize("strength", [-0.1, float("nan"), float("inf")])
 def test_a_strength_that_is_no_amount_is_refused(strength):
-    with pytest.raises(ValueError, match="noise strength must be a finite number from 0 up"):
+    with pytest.raises(ValueError, match="noise strength must be a finite number, at least 0"):
         inject_noise(latent(), strength, [1, 2])
 
 

@@ -4,35 +4,14 @@ from math import sqrt
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
 from torch.testing import assert_close
 
 from hypir.one_step import OneStep, restore_latent, restore_tile
-from hypir.predictions import EPS, FLOW, NoiseLevel, Prediction, V, diffusion_level, flow_level
-from hypir.priors import SD2, VAE_COST
-from hypir.tiling import plan_tiles
+from hypir.predictions import EPS, FLOW, Prediction, diffusion_level, flow_level
+from hypir.priors import SD2
+from hypir.tiling import VAE_COST, plan_tiles
 
-BETAS = (0.00085, 0.012)  # Stable Diffusion scheduler config
-LEVELS = {EPS: (200, 150), V: (200, 300), FLOW: (364, 250)}
-
-
-def tensors(count: int, *shape: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return [torch.randn(*shape, generator=generator, dtype=torch.float64) for _ in range(count)]
-
-
-def level_of(prediction: Prediction, t: int) -> NoiseLevel:
-    return flow_level(t) if prediction is FLOW else diffusion_level(t, *BETAS)
-
-
-def ddpm(prediction: str) -> DDPMScheduler:
-    return DDPMScheduler(
-        beta_start=BETAS[0],
-        beta_end=BETAS[1],
-        beta_schedule="scaled_linear",
-        prediction_type=prediction,
-        clip_sample=False,
-    )
+from .test_predictions import BETAS, LEVELS, ddpm, level_of, tensors
 
 
 def by_hand(

@@ -15,15 +15,15 @@ from diffusers import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from hypir.predictions import FLOW, NoiseLevel, flow_level
-from hypir.priors import FLUX, PRIORS, SD2, SD2_V, SD3, SDXL, VAE_COST, Z_IMAGE
-from hypir.tiling import LADDER
+from hypir.priors import FLUX, PRIORS, SD2, SD2_V, SD3, SDXL, Z_IMAGE
+from hypir.tiling import LADDER, VAE_COST
 
 every_prior = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
 ALPHA_BAR_200 = 0.7537  # alphas_cumprod[200] of the SD scheduler
 
 
 def test_every_prior_is_found_by_its_name():
-    assert list(PRIORS) == ["sd2", "sd2-v", "sdxl", "sd3", "flux"]
+    assert list(PRIORS) == ["sd2", "sd2-v", "sdxl", "sd3", "flux", "z_image"]
     assert all(name == prior.name for name, prior in PRIORS.items())
     with pytest.raises(FrozenInstanceError):
         SD2.name = "other"
@@ -178,6 +178,7 @@ def test_latent_formats_are_those_of_the_autoencoders():
         "sdxl": (0.13025, 0.0, 4),
         "sd3": (1.5305, 0.0609, 16),
         "flux": (0.3611, 0.1159, 16),
+        "z_image": (0.3611, 0.1159, 16),
     }
     for name, prior in PRIORS.items():
         got = (prior.latent_scale, prior.latent_shift, prior.latent_channels)
@@ -185,9 +186,10 @@ def test_latent_formats_are_those_of_the_autoencoders():
 
 
 def test_text_widths_are_those_of_the_text_encoders():
-    # OpenCLIP-H 1024; CLIP-L 768 + bigG 1280; T5-XXL 4096 with both pooled, or CLIP-L's
-    widths = {p.name: (p.token_width, p.pooled_width) for p in (SD2, SD2_V, SDXL, SD3, FLUX)}
+    # OpenCLIP-H 1024; CLIP-L 768 + bigG 1280; T5-XXL 4096 with both pooled, or CLIP-L's; Qwen3-4B
+    widths = {p.name: (p.token_width, p.pooled_width) for p in PRIORS.values()}
     assert widths["sd2"] == widths["sd2-v"] == (1024, 0)
     assert widths["sdxl"] == (768 + 1280, 1280)
     assert widths["sd3"] == (4096, 768 + 1280)
     assert widths["flux"] == (4096, 768)
+    assert widths["z_image"] == (2560, 0)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hypir.priors import PRIORS, SD2, VAE_COST
+from hypir.priors import PRIORS, SD2
 from hypir.tiling import (
     CELL_PX,
     LADDER,
+    VAE_COST,
     Axis,
     TileCost,
     TilePlan,

@@ -61,7 +61,7 @@ def test_the_trap_of_the_next_test_is_armed(tmp_path):
 @pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.safetensors"])
 def test_code_in_a_file_is_refused_and_never_run(save, name, tmp_path):
     save(some_tensors() | {"a": MakesAFolder(tmp_path / "trap")}, tmp_path / name)
-    with pytest.raises(ValueError, match=f"^{name} (must hold plain tensors|cannot be read)"):
+    with pytest.raises(ValueError, match=f"^{name} (must contain plain tensors|cannot be read)"):
         read_tensors(tmp_path / name)
     assert not (tmp_path / "trap").exists()
 
@@ -75,7 +75,7 @@ def test_a_file_cut_short_anywhere_is_refused(name, save, tmp_path):
     whole = path.read_bytes()
     for length in sorted({*range(0, len(whole), 41), 1, 7, 8, 9, len(whole) - 1}):
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=f"^{name} (cannot be read .*cut short|must hold)"):
+        with pytest.raises(ValueError, match=f"^{name} (cannot be read .*incomplete|must contain)"):
             read_tensors(path)
 
 
@@ -105,8 +105,16 @@ def test_a_file_with_flipped_bytes_is_refused_or_read(name, save, tmp_path):
 SENTENCES = {
     "an empty .pth": ("w.pth", b"", r"cannot be read as weights: .* \(0 bytes\); download it"),
     "an empty .safetensors": ("w.safetensors", b"", r"cannot be read .* \(0 bytes\); download"),
-    "a page": ("w.safetensors", b"<!doctype html><p>not found", "cannot be read as weights: .*cut"),
-    "a page as .pth": ("w.pth", b"<!doctype html><p>not found", "must hold plain tensors.*nothing"),
+    "a page": (
+        "w.safetensors",
+        b"<!doctype html><p>not found",
+        "cannot be read as weights: .*incomplete",
+    ),
+    "a page as .pth": (
+        "w.pth",
+        b"<!doctype html><p>not found",
+        "must contain plain tensors.*nothing",
+    ),
 }
 
 
@@ -125,11 +133,14 @@ def test_what_is_no_file_is_refused_by_its_path(tmp_path):
 
 
 CONTENTS = {
-    "a list": ([torch.zeros(1)], "must hold named tensors, got none"),
-    "nothing": ({}, "must hold named tensors, got none"),
-    "a number": ({"a": torch.zeros(1), "step": 3}, "named tensors only, but 1 entries.* 'step'"),
-    "a state": ({"state_dict": some_tensors()}, "named tensors only, but 1 entries.* 'state_dict'"),
-    "no names": ({0: torch.zeros(1)}, "named tensors only, but 1 entries are not, first 0;"),
+    "a list": ([torch.zeros(1)], "must contain named tensors, but has none"),
+    "nothing": ({}, "must contain named tensors, but has none"),
+    "a number": ({"a": torch.zeros(1), "step": 3}, "only named tensors, but 1 entries.* 'step'"),
+    "a state": ({"state_dict": some_tensors()}, "only named tensors, but 1 entries.* 'state_dict'"),
+    "no names": (
+        {0: torch.zeros(1)},
+        "only named tensors, but 1 entries are not tensors, first 0;",
+    ),
 }
 
 
@@ -186,6 +197,6 @@ def test_a_write_that_fails_at_the_last_moment_leaves_nothing(tmp_path):
 def test_a_target_that_cannot_be_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match=r"must be a \.safetensors file, got 'w.pth'"):
         write_tensors(tmp_path / "w.pth", some_tensors(), {})
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*none'; make it first"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*none'; create it first"):
         write_tensors(tmp_path / "none" / "w.safetensors", some_tensors(), {})
     assert os.listdir(tmp_path) == []

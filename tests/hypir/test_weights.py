@@ -1,7 +1,6 @@
 """Weight files that are sound: read, converted, written, described."""
 
 import json
-from math import prod
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch.testing import assert_close
 
 from hypir.priors import PRIORS
 from hypir.texture import init_texture_mlp
-from hypir.weights import HypirWeights, check_shapes, describe, read_weights, save_weights
+from hypir.weights import HypirWeights, check_shapes, read_weights, save_weights
 
 from .conftest import RANK
 
@@ -133,7 +132,9 @@ def test_what_is_written_is_read(name, texture, tmp_path):
     check_equal(weights, read_weights(tmp_path / "w.safetensors"))
     with safe_open(tmp_path / "w.safetensors", framework="pt") as file:
         loras = [key for key in file.keys() if not key.startswith("hypir.texture.")]
-    prefix = "lora_transformer_" if name in ("sd3", "flux") else "lora_unet_"
+    # the names that the host's own loader has for modules of diffusers
+    prefixes = {"sd3": "lora_transformer_", "flux": "lora_transformer_", "z_image": "lycoris_"}
+    prefix = prefixes.get(name, "lora_unet_")
     assert all(key.startswith(prefix) for key in loras)
 
 
@@ -160,29 +161,11 @@ def test_a_model_that_has_every_module_in_its_shape_fits():
         ValueError, match=r"^w adapts 3 modules .* lacks 1 of them, first 'proj_in'"
     ):
         check_shapes("w", weights, {k: v for k, v in shapes.items() if k != "proj_in"})
-    sentence = r"1 of 3 modules have another shape, first 'conv_out' with \(4, 5, 3, 3\) where .* "
-    with pytest.raises(ValueError, match=sentence + r"\(4, 6, 3, 3\); use the base model"):
+    sentence = r"1 of 3 modules have another shape, first 'conv_out' with \(4, 5, 3, 3\) "
+    with pytest.raises(
+        ValueError, match=sentence + r"instead of \(4, 6, 3, 3\); use the base model"
+    ):
         check_shapes("w", weights, shapes | {"conv_out": (4, 6, 3, 3)})
-
-
-def test_the_description_says_what_the_file_is(public_lora, tmp_path):
-    torch.save(public_lora, tmp_path / "public.pth")
-    text = describe(read_weights(tmp_path / "public.pth"))
-    facts = {line[:22].strip(): line[22:] for line in text.splitlines()}
-    assert facts["kind"] == "public HYPIR weights (peft names)"
-    assert facts["prior"].startswith("sd2: Stable Diffusion 2.1-base")
-    assert facts["modules"] == "257 (514 tensors)"
-    millions = sum(prod(value.shape) for value in public_lora.values()) / 1e6
-    assert facts["parameters"] == f"{millions:.1f} M, float32"
-    assert (facts["rank"], facts["timestep"]) == ("2", "200")
-    assert (facts["prediction"], facts["texture richness"]) == ("eps", "no")
-
-
-def test_the_description_names_conditions_and_texture():
-    text = describe(small_weights("sdxl", texture=True))
-    assert "conditions            width=1024, height=1024" in text
-    assert "texture richness      yes" in text
-    assert "kind                  HYPIR weights" in text
 
 
 def test_the_hosts_own_reader_can_take_the_place_of_ours(public_lora, tmp_path):

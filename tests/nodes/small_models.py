@@ -5,6 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_shortcut", "conv_out")
+UNET_TARGETS += ("conv", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+SD3_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj")
+SD3_TARGETS += ("ff.net.0.proj", "ff.net.2")
+FLUX_TARGETS = (*SD3_TARGETS, "to_add_out", "proj_mlp", "proj_out")
+Z_IMAGE_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "w1", "w2", "w3", "linear")
+
 
 def randomize(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Weights of a sensible size everywhere, also where the class starts at zero."""
@@ -104,6 +111,28 @@ def flux_transformer():
     )
 
 
+def z_image_transformer():
+    """Diffusers transformer of the Z-Image class, width 384, text width 64."""
+    from diffusers import ZImageTransformer2DModel
+
+    return randomize(
+        ZImageTransformer2DModel(
+            dim=384, n_layers=2, n_refiner_layers=2, n_heads=3, n_kv_heads=3, cap_feat_dim=64
+        )
+    )
+
+
+NETWORKS = {
+    "sd2": (sd2_unet, UNET_TARGETS),
+    "sd2-v": (sd2_unet, UNET_TARGETS),
+    "sdxl": (sdxl_unet, UNET_TARGETS),
+    "sd3": (sd3_transformer, SD3_TARGETS),
+    "flux": (flux_transformer, FLUX_TARGETS),
+    "z_image": (z_image_transformer, Z_IMAGE_TARGETS),
+}
+"""A small diffusers network of every prior, and the modules that a LoRA of it adapts."""
+
+
 def unet_for_host(unet, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """A diffusers UNet's weights (or `state`) under the names of single-file checkpoints."""
     import comfy.utils
@@ -135,9 +164,49 @@ def host_model(state: dict[str, Tensor]):
     """The host's MODEL from weights, through its own loader and detection, in float32."""
     import comfy.sd
 
+    if "cap_embedder.1.weight" in state:
+        return z_image_for_host(state)
     model = comfy.sd.load_diffusion_model_state_dict(state, model_options={"dtype": torch.float32})
     assert model is not None, "the host did not recognise the weights"
     return model
+
+
+def z_image_for_host(state: dict[str, Tensor]):
+    """The host's MODEL of the Z-Image class at the width of the weights.
+
+    The host recognises the class at its full width only. So it is asked about a full-size network,
+    of which the widths alone are then made smaller.
+    """
+    import comfy.ldm.lumina.model
+    import comfy.model_detection
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.ops
+    from diffusers import ZImageTransformer2DModel
+
+    state = comfy.model_detection.convert_diffusers_mmdit(state, "")
+    with torch.device("meta"):
+        full = ZImageTransformer2DModel(n_layers=1).state_dict()
+    full = comfy.model_detection.convert_diffusers_mmdit(full, "")
+    config = comfy.model_detection.model_config_from_unet(full, "")
+    width, text = state["cap_embedder.1.weight"].shape
+    layers = {key.split(".")[1] for key in state if key.startswith("layers.")}
+    heads = width // sum(config.unet_config["axes_dims"])
+    config.unet_config |= {"dim": width, "cap_feat_dim": text, "n_layers": len(layers)}
+    config.unet_config |= {"n_heads": heads, "n_kv_heads": heads}
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model(state, "", device=torch.device("cpu"))
+    # 1024 wide inside in diffusers whatever the width, in the host no wider than the network.
+    model.diffusion_model.t_embedder = comfy.ldm.lumina.model.TimestepEmbedder(
+        1024, output_size=256, dtype=torch.float32, operations=comfy.ops.disable_weight_init
+    )
+    assert set(model.diffusion_model.state_dict()) == set(state)
+    model.load_model_weights(state, "")
+    return comfy.model_patcher.CoreModelPatcher(
+        model,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
 
 
 def kl_vae(seed: int = 0, latent_channels: int = 4):

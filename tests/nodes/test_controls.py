@@ -71,7 +71,7 @@ def test_where_the_mask_is_zero_no_noise_falls(run, sd2, vae, photo):
 
 def test_a_mask_of_another_size_is_refused(run, sd2, vae, photo):
     latent = run("HYPIREncode", photo[:, :80, :80], vae)
-    with pytest.raises(ValueError, match=r"mask must have the picture's size .*80x80, got 64x80"):
+    with pytest.raises(ValueError, match=r"mask must have the size .*80x80, got 64x80"):
         run("HYPIRInjectNoise", sd2, latent, 0.5, 1, mask=torch.ones(1, 64, 80))
 
 

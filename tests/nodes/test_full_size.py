@@ -10,10 +10,10 @@ import torch
 
 from hypir.priors import PRIORS
 from hypir.tiling import plan_tiles
+from hypir.train.architectures import ARCHITECTURES
 from hypir.weights import HypirWeights, save_weights
 
 from . import small_models
-from .test_parity import FLUX_TARGETS, SD3_TARGETS, UNET_TARGETS
 
 
 def sd21_unet_on_meta():
@@ -37,7 +37,12 @@ def sd21_unet_on_meta():
 
 def full_size(name: str):
     """The diffusers network of a prior with its published configuration."""
-    from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+    from diffusers import (
+        FluxTransformer2DModel,
+        SD3Transformer2DModel,
+        UNet2DConditionModel,
+        ZImageTransformer2DModel,
+    )
 
     if name in ("sd2", "sd2-v"):
         return sd21_unet_on_meta()
@@ -59,6 +64,8 @@ def full_size(name: str):
                 addition_time_embed_dim=256,
                 projection_class_embeddings_input_dim=2816,
             )
+        if name == "z_image":
+            return ZImageTransformer2DModel()
         if name.startswith("sd3"):
             large = name == "sd3.5-large"
             return SD3Transformer2DModel(
@@ -124,6 +131,7 @@ KINDS = {
     "sd3.5-large": "sd3",
     "flux-dev": "flux",
     "flux-schnell": "flux",
+    "z_image": "z_image",
 }
 
 
@@ -137,8 +145,11 @@ def test_the_real_model_is_recognised_and_takes_a_lora_in_full(run, host, kind):
     widths = host.pack("nodes.host.model").text_widths(model)
     assert (widths.token, widths.pooled) == (prior.token_width, prior.pooled_width)
 
-    targets = {"sd3": SD3_TARGETS, "flux": FLUX_TARGETS}.get(prior.name, UNET_TARGETS)
-    shapes = small_models.adapted(network, targets)
+    # what training adapts unless a recipe says otherwise is among them
+    trained = ARCHITECTURES[prior.name].targets
+    shapes = small_models.adapted(network, (*small_models.NETWORKS[prior.name][1], *trained))
+    for target in trained:
+        assert small_models.adapted(network, (target,)), target
     factors = {
         module: (torch.zeros(s[0], 1, *s[2:] and (1, 1)), torch.zeros(1, *s[1:]))
         for module, s in shapes.items()

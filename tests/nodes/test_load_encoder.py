@@ -67,7 +67,7 @@ def test_the_hosts_own_nodes_take_it(run, host, vae, trained, file, photo):
 
 
 def test_a_vae_of_another_decoder_with_the_same_shapes_is_refused(run, file):
-    with pytest.raises(ValueError, match=r"e.safetensors was trained against another decoder"):
+    with pytest.raises(ValueError, match=r"e.safetensors was trained with a different decoder"):
         run("HYPIRLoadEncoder", small_models.kl_vae(seed=2), file)
 
 

@@ -15,13 +15,13 @@ from hypir.priors import SD2
 from hypir.weights import HypirWeights, save_weights
 
 from . import small_models
-from .test_parity import RANK, UNET_TARGETS
+from .test_parity import RANK
 
 
 @pytest.fixture(scope="module")
 def lora(host):
     """A file for the small SD2 model."""
-    factors = small_models.lora_for(small_models.sd2_unet(), UNET_TARGETS, RANK)
+    factors = small_models.lora_for(small_models.sd2_unet(), small_models.UNET_TARGETS, RANK)
     save_weights(
         HypirWeights(SD2, factors, RANK, 200, 200, 1.0), host.models / "loras" / "m.safetensors"
     )
@@ -131,7 +131,7 @@ def test_out_of_memory_of_several_tiles_takes_the_same_tiles_one_by_one(
     with caplog.at_level(logging.WARNING):
         got = run("HYPIRRestore", starved, prompt, latent, **options)["samples"]
     assert counts == [6, 1, 1, 1, 1, 1, 1], "all six, then one a call"
-    assert "with 6 tiles a call, starting again with one a call" in caplog.text
+    assert "with 6 tiles per call; starting again with one per call" in caplog.text
     want = run("HYPIRRestore", sd2, prompt, latent, tile_batch=1, **options)["samples"]
     assert torch.equal(got, want)
 
@@ -139,7 +139,9 @@ def test_out_of_memory_of_several_tiles_takes_the_same_tiles_one_by_one(
 def test_out_of_memory_at_the_smallest_tiles_says_what_was_needed(run, sd2, prompt, latent):
     starved = sd2.clone()
     starved.set_model_unet_function_wrapper(failing_above(0, []))
-    with pytest.raises(RuntimeError, match=r"smallest tiles .* GiB were needed, .* GiB are free"):
+    with pytest.raises(
+        RuntimeError, match=r"smallest tiles .* needs about .* GiB, and .* GiB are free"
+    ):
         run("HYPIRRestore", starved, prompt, latent)
 
 

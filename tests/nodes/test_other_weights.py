@@ -13,12 +13,12 @@ from hypir.priors import FLUX, SD2
 from hypir.weights import HypirWeights, save_weights
 
 from . import small_models
-from .test_parity import FLUX_TARGETS, RANK, UNET_TARGETS
+from .test_parity import RANK
 
 
 @pytest.fixture(scope="module")
 def lora(host):
-    factors = small_models.lora_for(small_models.sd2_unet(), UNET_TARGETS, RANK)
+    factors = small_models.lora_for(small_models.sd2_unet(), small_models.UNET_TARGETS, RANK)
     weights = HypirWeights(SD2, factors, RANK, 200, 200, 1.0)
     save_weights(weights, host.models / "loras" / "hypir.safetensors")
     return "hypir.safetensors"
@@ -50,7 +50,9 @@ def test_a_users_lora_stacks_before_and_after(run, host, sd2, lora, prompt, late
     assert model.get_attachment("hypir").name == lora
     got = run("HYPIRRestore", model, prompt, latent)["samples"]
     network = small_models.sd2_unet()
-    small_models.merge(network, small_models.lora_for(small_models.sd2_unet(), UNET_TARGETS, RANK))
+    small_models.merge(
+        network, small_models.lora_for(small_models.sd2_unet(), small_models.UNET_TARGETS, RANK)
+    )
     small_models.merge(network, factors, 0.8)
     merged = small_models.host_model(small_models.unet_for_host(network))
     want = run("HYPIRRestore", merged, prompt, latent)["samples"]
@@ -98,7 +100,9 @@ def packed_in_four_bits(network: dict[str, torch.Tensor]) -> dict[str, torch.Ten
 def test_four_bit_weights_take_the_lora_of_their_whole_shape(run, host):
     import comfy.sd
 
-    factors = small_models.lora_for(small_models.flux_transformer(), FLUX_TARGETS, RANK)
+    factors = small_models.lora_for(
+        small_models.flux_transformer(), small_models.FLUX_TARGETS, RANK
+    )
     weights = HypirWeights(FLUX, factors, RANK, 364, 364, FLUX.input_scale)
     save_weights(weights, host.models / "loras" / "flux.safetensors")
     exact = small_models.host_model(dict(small_models.flux_transformer().state_dict()))

@@ -11,22 +11,12 @@ from hypir.weights import HypirWeights, save_weights
 
 from . import small_models
 
-UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_shortcut", "conv_out")
-UNET_TARGETS += ("conv", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
-SD3_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj")
-SD3_TARGETS += ("ff.net.0.proj", "ff.net.2")
-FLUX_TARGETS = (*SD3_TARGETS, "to_add_out", "proj_mlp", "proj_out")
 RANK = 4
 
 
 def network_of(name: str):
-    if name in ("sd2", "sd2-v"):
-        return small_models.sd2_unet(), UNET_TARGETS
-    if name == "sdxl":
-        return small_models.sdxl_unet(), UNET_TARGETS
-    if name == "sd3":
-        return small_models.sd3_transformer(), SD3_TARGETS
-    return small_models.flux_transformer(), FLUX_TARGETS
+    make, targets = small_models.NETWORKS[name]
+    return make(), targets
 
 
 def host_model_of(host, name: str, network):
@@ -65,6 +55,10 @@ def output_of(name: str, network, x_t, text, pooled):
         return network(x_t, torch.tensor([200]), text, added_cond_kwargs=told).sample
     if name == "sd3":
         return network(x_t, text, pooled, torch.tensor([364.0])).sample
+    if name == "z_image":
+        # Told the clean share 1 - s, it points from the noise to the picture.
+        (out,) = network([x_t[0, :, None]], torch.tensor([1 - 0.364]), [text[0]]).sample
+        return -out[None, :, 0]
     _, c, h, w = x_t.shape
     packed = x_t.reshape(1, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
     packed = packed.reshape(1, h * w // 4, 4 * c)
@@ -88,7 +82,7 @@ def expected_x0(name: str, network, z, text, pooled):
     """The closed form, from diffusers' own schedule in float64."""
     from diffusers import DDPMScheduler
 
-    if name in ("sd3", "flux"):
+    if name in ("sd3", "flux", "z_image"):
         s = 0.364
         x_t = ((1 - s) ** 2 + s**2) ** 0.5 * z
         return x_t - s * output_of(name, network, x_t, text, pooled)

@@ -218,16 +218,20 @@ def test_a_controlnet_with_tiles_is_refused_in_one_sentence(run, sd2, prompt, la
         run("HYPIRRestore", sd2, hinted, latent, **TILED)
 
 
-@pytest.mark.parametrize("name", ["sd3", "flux"])
+@pytest.mark.parametrize("name", ["sd3", "flux", "z_image"])
 def test_a_shift_node_does_not_move_a_flow_priors_noise_level(run, host, name):
-    if name == "sd3":
-        model = small_models.host_model(dict(small_models.sd3_transformer().state_dict()))
-        shifted = host.core["ModelSamplingSD3"]().patch(model, 7.0)[0]
-    else:
-        model = small_models.host_model(dict(small_models.flux_transformer().state_dict()))
-        shifted = host.core["ModelSamplingFlux"]().patch(model, 1.5, 0.5, 2048, 2048)[0]
+    make, _ = small_models.NETWORKS[name]
+    model = small_models.host_model(dict(make().state_dict()))
+    node, *shifts = {
+        "sd3": ("ModelSamplingSD3", 7.0),
+        "flux": ("ModelSamplingFlux", 1.5, 0.5, 2048, 2048),
+        "z_image": ("ModelSamplingAuraFlow", 7.0),
+    }[name]
+    core = host.core[node]()
+    shifted = getattr(core, core.FUNCTION)(model, *shifts)[0]
     widths = host.pack("nodes.host.model").text_widths(model)
-    positive = [[torch.ones(1, 3, widths.token), {"pooled_output": torch.ones(1, widths.pooled)}]]
+    pooled = {"pooled_output": torch.ones(1, widths.pooled)} if widths.pooled else {}
+    positive = [[torch.ones(1, 3, widths.token), pooled]]
     latent = {"samples": torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(1))}
     want = run("HYPIRRestore", model, positive, latent)["samples"]
     assert torch.equal(run("HYPIRRestore", shifted, positive, latent)["samples"], want)

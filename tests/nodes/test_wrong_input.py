@@ -13,13 +13,13 @@ from hypir.priors import PRIORS, SD2
 from hypir.weights import HypirWeights, save_weights
 
 from . import small_models
-from .test_parity import RANK, SD3_TARGETS, UNET_TARGETS
+from .test_parity import RANK
 
 
 @pytest.fixture(scope="module")
 def good(host):
     """Tensors and metadata of a sound file for the small SD2 model."""
-    factors = small_models.lora_for(small_models.sd2_unet(), UNET_TARGETS, RANK)
+    factors = small_models.lora_for(small_models.sd2_unet(), small_models.UNET_TARGETS, RANK)
     path = host.models / "loras" / "good.safetensors"
     save_weights(HypirWeights(SD2, factors, RANK, 200, 200, 1.0), path)
     from safetensors import safe_open
@@ -79,8 +79,8 @@ def test_a_tensor_that_is_not_finite(refused):
 
 def test_a_file_that_is_cut_short(refused, host):
     whole = (host.models / "loras" / "good.safetensors").read_bytes()
-    assert "cut short or damaged" in refused(raw=whole[: len(whole) // 2])
-    assert "cut short or damaged" in refused(raw=whole[:100])
+    assert "incomplete or damaged" in refused(raw=whole[: len(whole) // 2])
+    assert "incomplete or damaged" in refused(raw=whole[:100])
 
 
 def test_a_lora_of_another_method(refused, host, sd2, run):
@@ -105,7 +105,7 @@ def test_code_in_a_pickle_is_refused_and_never_run(host, sd2, run, tmp_path):
         archive.writestr("archive/data.pkl", pickle.dumps({"x": Evil()}, protocol=2))
         archive.writestr("archive/version", "3\n")
         archive.writestr("archive/byteorder", "little")
-    with pytest.raises(ValueError, match=r"evil.pth must hold plain tensors.*nothing was run"):
+    with pytest.raises(ValueError, match=r"evil.pth must contain plain tensors.*nothing was run"):
         run("HYPIRLoadLora", sd2, path.name, 1.0)
     assert not proof.exists()
 
@@ -115,7 +115,7 @@ def test_weights_of_another_prior_name_both(host, run, good):
     model = small_models.host_model(dict(transformer.state_dict()))
     with pytest.raises(ValueError, match=r"good.*2\.1-base \(eps.*but the model is .*Diffusion 3"):
         run("HYPIRLoadLora", model, "good.safetensors", 1.0)
-    factors = small_models.lora_for(transformer, SD3_TARGETS, RANK)
+    factors = small_models.lora_for(transformer, small_models.SD3_TARGETS, RANK)
     prior = PRIORS["sd3"]
     save_weights(
         HypirWeights(prior, factors, RANK, 364, 364, prior.input_scale),
@@ -143,7 +143,7 @@ def test_a_v_prediction_checkpoint_under_the_eps_lora_is_named_and_not_garbage(
 
 def test_a_model_of_another_depth_is_refused(host, run, good):
     shallow = small_models.sd2_unet(layers_per_block=2)
-    factors = small_models.lora_for(shallow, UNET_TARGETS, RANK)
+    factors = small_models.lora_for(shallow, small_models.UNET_TARGETS, RANK)
     save_weights(
         HypirWeights(SD2, factors, RANK, 200, 200, 1.0), host.models / "loras" / "deep.safetensors"
     )
@@ -154,7 +154,7 @@ def test_a_model_of_another_depth_is_refused(host, run, good):
 
 def test_hypir_weights_are_loaded_once(run, sd2, good):
     once = run("HYPIRLoadLora", sd2, "good.safetensors", 1.0)
-    with pytest.raises(ValueError, match=r"already carries good.safetensors"):
+    with pytest.raises(ValueError, match=r"already has the HYPIR weights good.safetensors"):
         run("HYPIRLoadLora", once, "good.safetensors", 1.0)
 
 
@@ -200,5 +200,5 @@ def test_the_vae_of_another_model_is_named_by_its_channels(run, vae):
 def test_a_reference_batch_that_does_not_fit_is_refused(run, vae, photo):
     latent = {"samples": torch.ones(3, 4, 8, 8)}
     reference = photo[:, :64, :64].expand(2, -1, -1, -1)
-    with pytest.raises(ValueError, match=r"one image or as many as there are results \(3\), got 2"):
+    with pytest.raises(ValueError, match=r"one image, or one per result \(3\), got 2"):
         run("HYPIRDecode", latent, vae, reference)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from hypir.train.recipes import Phase, Recipe, default_targets, tiny
+from hypir.train.architectures import ARCHITECTURES
+from hypir.train.recipes import Phase, Recipe, tiny
 from hypir.train.run import make_accelerator
 
 
@@ -73,7 +74,7 @@ def make_recipe(tmp_path):
         }
         if prior != "tiny":
             values |= {"name": prior, "prior": prior, "base": "small"}
-            values |= {"targets": default_targets(prior), "random_positions": False}
+            values |= {"targets": ARCHITECTURES[prior].targets, "random_positions": False}
         return tiny(**{**values, **changes})
 
     return make

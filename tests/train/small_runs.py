@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from hypir.encoder import save_encoder
+from hypir.train.architectures import ARCHITECTURES
 from hypir.train.export import export_generator, make_generator
 from hypir.train.generator import Encoder, Generator, decode
 from hypir.train.models import Base, small_base
-from hypir.train.recipes import Phase, Recipe, default_targets
+from hypir.train.recipes import Phase, Recipe
 
 HOST_WIDTH = 320
 """Width of a UNet that the host recognises."""
@@ -59,7 +60,7 @@ def make_small_run(
         prior=prior,
         stages=("adversarial",),
         adversarial=(Phase(1, 1, 1e-5),),
-        targets=default_targets(prior),
+        targets=ARCHITECTURES[prior].targets,
         rank=rank,
         precision="no",
     )

@@ -120,6 +120,67 @@ def test_evaluate_wants_a_partner_of_the_same_size(tmp_path, photos, capsys):
     assert "no reference of their name" in capsys.readouterr().err
 
 
+def test_evaluate_compares_files_of_16_bits_at_16_bits(tmp_path, capsys):
+    ramp = np.tile(np.linspace(0, 65535, 96), (64, 1)).round().astype(np.uint16)
+    for folder, stored in (("results", ramp), ("clean", 65535 - ramp)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(stored).save(tmp_path / folder / "scan.png")
+    results, clean = tmp_path / "results", tmp_path / "clean"
+    # the mean of (2 t - 1)^2 over 96 even steps of t is 97 / (3 * 95)
+    expected = f"psnr           {-10 * math.log10(97 / 285):.4f}"
+    assert main(["evaluate", str(results), "--reference", str(clean)]) == 0
+    assert expected in capsys.readouterr().out
+    pair = str(results / "scan.png"), "--reference", str(clean / "scan.png")
+    assert main(["evaluate", *pair]) == 0
+    assert expected in capsys.readouterr().out
+
+
+def test_evaluate_leaves_out_and_names_what_it_cannot_read(tmp_path, photos, capsys):
+    results = tmp_path / "results"
+    results.mkdir()
+    for file in photos.iterdir():
+        (results / file.name).write_bytes(file.read_bytes())
+    (results / "coffee.png").write_bytes(b"no picture")
+    assert main(["evaluate", str(results), "--reference", str(photos)]) == 0
+    output = capsys.readouterr().out
+    assert "psnr           inf" in output
+    assert "1 of 2 pictures, which the means leave out:" in output and "coffee.png must" in output
+    (results / "chelsea.png").write_bytes(b"")
+    assert main(["evaluate", str(results), "--reference", str(photos)]) == 1
+    assert "none of 2 pictures can be measured" in capsys.readouterr().err
+
+
+def test_evaluate_refuses_two_references_of_one_name(tmp_path, photos, capsys):
+    results = tmp_path / "results"
+    results.mkdir()
+    Image.open(photos / "coffee.png").save(results / "coffee.webp")
+    Image.open(photos / "coffee.png").save(photos / "coffee.jpg")
+    command = ["evaluate", str(results), "--reference", str(photos)]
+    assert main(command) == 1
+    assert "coffee.webp must have one reference of its name" in capsys.readouterr().err
+    (results / "coffee.webp").rename(results / "coffee.png")  # of its own kind there is one
+    assert main(command) == 0
+
+
+def test_caption_looks_for_pictures_before_it_loads_a_model(tmp_path, capsys):
+    assert main(["caption", str(tmp_path), "--model", str(tmp_path / "none")]) == 1
+    assert "there is no picture in" in capsys.readouterr().err
+
+
+def test_validation_leaves_out_what_it_cannot_read(make_recipe, tmp_path, caplog):
+    from hypir.train.validation import held_out
+
+    ramp = np.tile(np.linspace(0, 65535, 40), (40, 1)).round().astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "b.png")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "b.txt").write_bytes("caf\u00e9".encode("utf-16"))
+    (batch,) = held_out(make_recipe(validate=str(tmp_path)), torch.device("cpu"))
+    assert "a.png must be a whole picture" in caplog.text
+    assert batch.captions == ["caf\u00e9"]
+    row = torch.from_numpy(ramp[0, 4:36] / 65535 * 2 - 1).float()
+    assert torch.allclose(batch.target[0, 0, 0], row, atol=1e-6)
+
+
 def test_captions_go_on_where_they_stopped(photos):
     (photos / "coffee.txt").write_text("by hand\n")
     (photos / "broken.png").write_bytes(b"no picture")

@@ -9,6 +9,8 @@ import torch
 from torch.testing import assert_close
 
 from hypir.priors import PRIORS
+from hypir.train.architectures import ARCHITECTURES
+from hypir.train.architectures.tiny import tiny_vae
 from hypir.train.dead_leaves import LeafCanvas
 from hypir.train.generator import Encoder, frozen_encoder, latent_weights, luma_shares
 from hypir.train.klt import (
@@ -22,7 +24,6 @@ from hypir.train.klt import (
     start_as_transform,
 )
 from hypir.train.losses import latent_loss
-from hypir.train.small_models import small_vae, tiny_vae
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_the_closed_form_is_used_until_the_encoder_is_trained(vae, pixels):
         other.encoder.layers[13].conv[-1].weight.add_(0.01)
     assert closed_form(other) is None
     assert isinstance(frozen_encoder(other, prior), Encoder)
-    assert isinstance(frozen_encoder(small_vae(prior), prior), Encoder)
+    assert isinstance(frozen_encoder(ARCHITECTURES["sd3"].small_vae(), prior), Encoder)
 
 
 def test_the_error_of_latents_is_that_of_the_pixels_which_they_stand_for(vae, pixels):
@@ -119,7 +120,7 @@ def test_gray_pictures_live_in_the_channels_of_brightness(vae):
 
 
 def test_latents_of_other_encoders_count_alike():
-    weights = latent_weights(Encoder(small_vae(PRIORS["sd3"]), PRIORS["sd3"]), 16)
+    weights = latent_weights(Encoder(ARCHITECTURES["sd3"].small_vae(), PRIORS["sd3"]), 16)
     assert_close(weights, torch.full((16,), 1 / 16))
 
 

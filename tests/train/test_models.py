@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,13 @@ import torch
 from hypir.encoder import fingerprint
 from hypir.priors import PRIORS
 from hypir.train.adversarial_stage import AdversarialStage
-from hypir.train.generator import Encoder, Generator, decode, pack, shifted_positions, unpack
+from hypir.train.architectures.flux import pack, unpack
+from hypir.train.architectures.sd3 import shifted_table
+from hypir.train.architectures.tiny import tiny_vae
+from hypir.train.data import Feed
+from hypir.train.generator import Encoder, Generator, decode
 from hypir.train.loop import run_stage
 from hypir.train.models import load_base, load_vae_part, save_autoencoder, small_base
-from hypir.train.small_models import tiny_vae
 
 CPU = torch.device("cpu")
 
@@ -65,6 +69,93 @@ def test_a_folder_of_diffusers_is_trained_with_its_captions(make_recipe, acceler
     assert empty.tokens.shape == other.tokens.shape == (1, 77, 1024)
     assert not torch.equal(empty.tokens, other.tokens)
     run_stage(AdversarialStage(recipe, accelerator, base), recipe, accelerator)
+
+
+@pytest.fixture
+def z_image_folder(tmp_path):
+    """A whole Z-Image in diffusers layout: real classes, small, random; bytes are its words."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
+
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {t: i for i, t in enumerate([*sorted(ByteLevel.alphabet()), *marks])}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = Qwen2Tokenizer(
+        str(tmp_path / "vocab.json"),
+        str(tmp_path / "merges.txt"),
+        additional_special_tokens=marks[1:],
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{{ '<|im_start|>assistant\n' }}"
+    )
+    text = Qwen3Model(
+        Qwen3Config(
+            vocab_size=len(vocabulary),
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=32,
+        )
+    )
+    base = small_base("z_image")
+    pipeline = ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=base.vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        transformer=base.network,
+    )
+    pipeline.save_pretrained(tmp_path / "z_image")
+    return tmp_path / "z_image"
+
+
+def test_z_image_is_trained_with_captions_of_different_lengths(
+    make_recipe, accelerator, z_image_folder
+):
+    recipe = make_recipe("z_image", steps=1, base=str(z_image_folder))
+    base = load_base(recipe)
+    captions = ["", "a cat"]
+    condition = base.text.encode(captions, CPU)
+    assert captions == ["", "a cat"]
+    # the bytes of the chat around a caption, its three marks counted as one each
+    around = len("user\n") + len("\n") + len("assistant\n") + 3
+    assert [len(own) for own in condition.tokens] == [around, around + len("a cat")]
+    empty = base.text.encode(["", ""], CPU)
+    assert empty.tokens.shape == (2, around, 64)
+    assert torch.allclose(empty.tokens[0], condition.tokens[0], atol=1e-5)
+    stage = AdversarialStage(recipe, accelerator, base)
+    batch = replace(Feed(recipe, accelerator.device).next(), captions=captions)
+    values = stage.step(iter([batch]), 1, 0)
+    assert values["gradient"] > 0
+    run_stage(AdversarialStage(recipe, accelerator), recipe, accelerator)
+
+
+def test_the_empty_caption_follows_the_network_to_its_device(make_recipe, sd2_folder):
+    text = load_base(make_recipe("sd2", base=str(sd2_folder))).text
+    assert text.encode([""], CPU).tokens.device == CPU
+    assert text.encode(["", ""], torch.device("meta")).tokens.is_meta
+
+
+def test_autoencoders_stay_out_of_half_precision():
+    base = small_base("sd2")
+    for half in (base.vae.encoder, base.vae.decoder):
+        half.conv_in.weight.mul_(1e6)  # above 65504 behind it; the next norm makes up for it
+    encoder = Encoder(base.vae, base.prior)
+    pixels = torch.rand(1, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        z = encoder(pixels)
+        shown = decode(base.vae, base.prior, z)
+        with torch.autocast("cpu", torch.float16):
+            assert not base.vae.decoder.conv_in(z).isfinite().all()
+            assert torch.equal(encoder(pixels), z)
+            assert torch.equal(decode(base.vae, base.prior, z), shown)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert decode(base.vae, base.prior, z).dtype == torch.bfloat16
 
 
 def test_a_base_model_of_another_prior_is_refused(make_recipe, sd2_folder):
@@ -142,7 +233,11 @@ def test_one_step_is_the_formula_of_its_prior(prior):
     generator = Generator(base.prior, base.network, t, t, base.prior.input_scale)
     with torch.no_grad():
         x0 = generator(z, condition.tokens, condition.pooled)
-    output = unpack(outputs[0], 4, 4) if prior == "flux" else outputs[0]
+    output = outputs[0]
+    if prior == "flux":
+        output = unpack(output, 4, 4)
+    if prior == "z_image":  # it points from the noise to the picture
+        output = -torch.stack(output)[:, :, 0]
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     bar = float((1 - betas).cumprod(0)[200])
     s = 0.364
@@ -158,7 +253,7 @@ def test_shifted_positions_move_the_middle_of_the_table_and_put_it_back():
     network = small_base("sd3").network
     embed = network.pos_embed
     before = embed.cropped_pos_embed(8, 8).reshape(4, 4, -1).clone()
-    with shifted_positions(network, 0, 1):
+    with shifted_table(network, 0, 1):
         moved = embed.cropped_pos_embed(8, 8).reshape(4, 4, -1)
         assert torch.equal(moved[:, 1:], before[:, :-1])
     assert torch.equal(embed.cropped_pos_embed(8, 8).reshape(4, 4, -1), before)

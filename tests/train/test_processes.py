@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hypir.train.architectures import ARCHITECTURES
 from hypir.train.checkpoints import Checkpoints
 from hypir.train.recipes import STAGES
 from hypir.weight_files import read_tensors
@@ -21,6 +22,11 @@ LAUNCH = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
 LAUNCH += ["--num_cpu_threads_per_process", "1"]
 ENGINES = ("DDP", "FSDP")
+Z_IMAGE = {"name": "z_image", "prior": "z_image", "base": "small", "random_positions": False}
+Z_IMAGE |= {"targets": ARCHITECTURES["z_image"].targets}
+CASES = {stage: (stage, {}) for stage in STAGES} | {"z_image": ("adversarial", Z_IMAGE)}
+"""Stage and changes of the recipe, by name."""
+every_case = pytest.mark.parametrize("case", CASES)
 
 SCRIPT = """
 import json
@@ -66,9 +72,9 @@ class Recorder:
         pass
 
 
-for name in STAGES:
-    folder = Path({folder!r}) / name
-    recipe = replace(recipe, stages=(name,), out=str(folder / "whole"))
+for case, (name, changes) in {cases!r}.items():
+    folder = Path({folder!r}) / case
+    recipe = replace(recipe, stages=(name,), out=str(folder / "whole"), **changes)
     halves = replace(recipe, out=str(folder / "halves"))
     first = replace(halves, **{{"diffusion" if name == "prior" else name: phases[:1]}})
     for r in (recipe, first, halves):
@@ -96,7 +102,7 @@ def runs(tmp_path_factory, free_port) -> dict[str, Path]:
         folders[engine] = folder = tmp_path_factory.mktemp(engine)
         script = folder / "run.py"
         script.write_text(
-            SCRIPT.format(root=str(ROOT), folder=str(folder), sharded=engine == "FSDP")
+            SCRIPT.format(root=str(ROOT), folder=str(folder), cases=CASES, sharded=engine == "FSDP")
         )
         command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH]
         command += ["--main_process_port", str(free_port()), str(script)]
@@ -105,35 +111,35 @@ def runs(tmp_path_factory, free_port) -> dict[str, Path]:
     return folders
 
 
-def checkpoint(folder: Path, stage: str) -> tuple[int, dict]:
+def checkpoint(folder: Path, case: str) -> tuple[int, dict]:
     """The last one of a run of six steps."""
-    return Checkpoints(folder / "checkpoints" / stage, 3).load()
+    return Checkpoints(folder / "checkpoints" / CASES[case][0], 3).load()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@every_case
 @pytest.mark.parametrize("engine", ENGINES)
-def test_three_steps_and_three_more_are_six_in_two_processes(runs, engine, stage):
-    folder = runs[engine] / stage
-    states = [checkpoint(folder / name, stage) for name in ("whole", "halves")]
+def test_three_steps_and_three_more_are_six_in_two_processes(runs, engine, case):
+    folder = runs[engine] / case
+    states = [checkpoint(folder / name, case) for name in ("whole", "halves")]
     assert states[0][0] == states[1][0] == 6
     assert states[0][1]["processes"] == 2
     assert_same(*[without_recipe(state) for _, state in states])
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_both_processes_hold_the_weights_that_were_saved(runs, stage):
-    folder = runs["DDP"] / stage
+@every_case
+def test_both_processes_hold_the_weights_that_were_saved(runs, case):
+    folder = runs["DDP"] / case
     weights = [torch.load(folder / f"weights {rank}.pt") for rank in (0, 1)]
     assert weights[0]
     assert_same(*weights)
-    modules = checkpoint(folder / "whole", stage)[1]["modules"]
+    modules = checkpoint(folder / "whole", case)[1]["modules"]
     saved = {f"{module}.{k}": v for module, values in modules.items() for k, v in values.items()}
     assert all(torch.equal(saved[name], value) for name, value in weights[0].items())
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_model_in_parts_learns_what_a_whole_one_does(runs, stage):
-    whole, parts = (json.loads((runs[e] / stage / "log.json").read_text()) for e in ENGINES)
+@every_case
+def test_a_model_in_parts_learns_what_a_whole_one_does(runs, case):
+    whole, parts = (json.loads((runs[e] / case / "log.json").read_text()) for e in ENGINES)
     assert len(whole) == len(parts) == 6
     # The first step differs by the order of sums only; Adam then moves every weight by the rate,
     # however small its gradient, so that the sign of a rounding error may show.
@@ -142,9 +148,9 @@ def test_a_model_in_parts_learns_what_a_whole_one_does(runs, stage):
             assert other[name] == pytest.approx(one[name], rel=1e-4 if step == 0 else 2e-2), step
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_model_in_parts_leaves_the_same_files(runs, stage):
-    whole, parts = (runs[engine] / stage / "whole" for engine in ENGINES)
+@every_case
+def test_a_model_in_parts_leaves_the_same_files(runs, case):
+    whole, parts = (runs[engine] / case / "whole" for engine in ENGINES)
     files = sorted(p.name for p in whole.glob("*.safetensors"))
     assert len(files) == 1 and files == sorted(p.name for p in parts.glob("*.safetensors"))
     one, other = (read_tensors(folder / files[0])[0] for folder in (whole, parts))

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from hypir.public_file import public_sd2_modules
+from hypir.train.architectures import ARCHITECTURES
 from hypir.train.export import add_lora
 from hypir.train.loop import batches_before, batches_per_step, phase_at
-from hypir.train.recipes import RECIPES, Phase, default_targets
+from hypir.train.recipes import RECIPES, Phase
 
 
-@pytest.mark.parametrize("name", ["sd2", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("name", ["sd2", "sdxl", "sd3", "flux", "z_image"])
 def test_paper_recipes_have_the_papers_settings(name):
     recipe = RECIPES[name]()
     assert [str(p) for p in recipe.adversarial] == ["10000x384@1e-05", "10000x1536@5e-06"]
@@ -82,5 +83,5 @@ def test_a_wrong_field_is_named(change, message):
 
 
 def test_every_prior_has_targets():
-    assert {"to_q", "conv1"} <= set(default_targets("sdxl"))
-    assert {"attn.to_q", "proj_mlp"} <= set(default_targets("flux"))
+    assert {"to_q", "conv1"} <= set(ARCHITECTURES["sdxl"].targets)
+    assert {"attn.to_q", "proj_mlp"} <= set(ARCHITECTURES["flux"].targets)

@@ -45,10 +45,13 @@ def without_recipe(state: dict) -> dict:
     return {k: v for k, v in state.items() if k != "recipe"}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_three_steps_and_three_more_are_six(make_recipe, accelerator, tmp_path, stage):
-    whole = make_recipe(out=str(tmp_path / "whole"), stages=(stage,))
-    halves = make_recipe(out=str(tmp_path / "halves"), stages=(stage,))
+RUNS = [("tiny", stage) for stage in STAGES] + [("z_image", stage) for stage in STAGES[1:]]
+
+
+@pytest.mark.parametrize(("prior", "stage"), RUNS)
+def test_three_steps_and_three_more_are_six(make_recipe, accelerator, tmp_path, prior, stage):
+    whole = make_recipe(prior, out=str(tmp_path / "whole"), stages=(stage,))
+    halves = make_recipe(prior, out=str(tmp_path / "halves"), stages=(stage,))
     field = "diffusion" if stage == "prior" else stage
     train(whole, accelerator)
     train(replace(halves, **{field: (Phase(3, 2, 1e-3),)}), accelerator)

@@ -1,1 +1,1 @@
-"""What `nox -s restore` and `nox -s ui` do."""
+"""The commands `nox -s restore` and `nox -s ui`."""

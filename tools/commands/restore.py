@@ -2,65 +2,54 @@
 
     nox -s restore -- photo.jpg restored.png [--checkpoint F --lora F] [--scale 2] [--prompt TEXT]
 
-Starts the host without a page, runs workflows/START_here.json with the small model of this pack, or
-workflows/restore_photo.json with the weights that are named, through its HTTP API, and writes the
-picture in the format that the output's name says.
+Starts the host without a page and runs a workflow through its HTTP API: workflows/START_here.json
+with the small model of this pack, or workflows/restore_photo.json with the given weights. Writes
+the result in the format given by the output's name.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image
 
+from hypir.train.pictures import in_bytes, open_picture
+from tools.command_line import Parser, run
 from tools.host.get_host import get_host
-from tools.host.server import HostError, Progress, Prompt, Server, running
+from tools.host.server import Progress, Prompt, Server, running
+from tools.workflows.prompt import START, WORKFLOW, build_prompt, find, insert_encoder, set_input
 
-ROOT = Path(__file__).resolve().parents[2]
-START = ROOT / "workflows" / "START_here.json"
-WORKFLOW = ROOT / "workflows" / "restore_photo.json"
-NOTICE = "This is the small model of the pack; name real weights with --checkpoint and --lora."
+NOTICE = "This is the small model of the pack; for real weights, use --checkpoint and --lora."
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF"}
 FORMATS |= {".tiff": "TIFF", ".bmp": "BMP"}
-WRITE = {  # as near to lossless as the format is meant to be used
+WRITE = {  # as close to lossless as is usual for the format
     "PNG": {"compress_level": 4},
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95, "method": 4},
     "TIFF": {"compression": "tiff_adobe_deflate"},
     "BMP": {},
 }
-LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383}  # what the formats can hold
-MOVING = ("GIF", "PNG", "WEBP")  # others hold a preview or a thumbnail beside the picture
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
-UNREADABLE += (Image.DecompressionBombError,)
-SCALES = (0.01, 8.0)  # of the host's Upscale Image By
+LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383}  # limits of the formats
+SCALES = (0.01, 8.0)  # limits of the host's Upscale Image By
 BAR_CELLS = 24
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one sentence instead of a usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(f"{message}; `{self.prog} --help` lists what can be given")
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="nox -s restore --",
-        description="Restore a photo with HYPIR in a headless ComfyUI.",
+        description="Restore a photo with HYPIR in ComfyUI, without a window.",
         allow_abbrev=False,
     )
-    parser.add_argument("input", type=Path, metavar="photo", help="the picture to restore")
-    parser.add_argument("output", type=Path, metavar="restored", help="the picture to write")
-    parser.add_argument("--checkpoint", type=Path, help="SD2.1-base as one file")
+    parser.add_argument("input", type=Path, metavar="photo", help="the photo to restore")
+    parser.add_argument("output", type=Path, metavar="restored", help="the image to write")
+    parser.add_argument("--checkpoint", type=Path, help="the SD2.1-base checkpoint, one file")
     parser.add_argument("--lora", type=Path, help="HYPIR weights (.pth or .safetensors)")
     parser.add_argument("--encoder", type=Path, help="a trained VAE encoder, for HYPIR Encode only")
     parser.add_argument(
@@ -68,7 +57,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--prompt", default="", help="what the photo shows (default: empty)")
     parser.add_argument(
-        "--seed", type=int, help="draw the latent with it (default: take the encoder's mean)"
+        "--seed",
+        type=int,
+        help="sample the latent with this seed (default: use the encoder's mean)",
     )
     return parser.parse_args(arguments)
 
@@ -77,10 +68,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def check_paths(arguments: argparse.Namespace) -> None:
-    """Everything about the arguments that can be known without a host.
+    """Check everything about the arguments that needs no host.
 
     Raises:
-        ValueError: with one sentence that says what to change.
+        ValueError: in one sentence that says what to change.
     """
     source, target = arguments.input, arguments.output
     if not source.is_file():
@@ -89,7 +80,7 @@ def check_paths(arguments: argparse.Namespace) -> None:
         known = ", ".join(FORMATS)
         raise ValueError(f"the output's name must end in one of {known}, got {target.name}")
     if not target.resolve().parent.is_dir():
-        raise ValueError(f"the output's folder {target.resolve().parent} does not exist; make it")
+        raise ValueError(f"the output's folder {target.resolve().parent} does not exist; create it")
     if target.is_dir():
         raise ValueError(f"the output must be a file, but {target} is a folder")
     if target.exists() and target.samefile(source):
@@ -100,20 +91,23 @@ def check_paths(arguments: argparse.Namespace) -> None:
             raise ValueError(f"the file of --{option}, {file}, does not exist; check its path")
     if (arguments.checkpoint is None) != (arguments.lora is None):
         raise ValueError(
-            "--checkpoint and --lora belong together: give both for real weights, or neither "
-            "for the small model of the pack"
+            "--checkpoint and --lora need each other: give both for real weights, or neither for "
+            "the small model of the pack"
         )
     if arguments.encoder is not None and arguments.checkpoint is None:
-        raise ValueError("--encoder needs --checkpoint and --lora: the small model has its own")
+        raise ValueError(
+            "--encoder needs --checkpoint and --lora: the small model has its own encoder"
+        )
     if arguments.prompt and arguments.checkpoint is None:
         raise ValueError(
-            "--prompt needs --checkpoint and --lora: the small model of the pack takes no text"
+            "--prompt needs --checkpoint and --lora: the small model of the pack has no text "
+            "encoder"
         )
     if not SCALES[0] <= arguments.scale <= SCALES[1]:
         raise ValueError(f"--scale must be from {SCALES[0]} to {SCALES[1]}, got {arguments.scale}")
     if arguments.seed is not None and arguments.checkpoint is None:
         raise ValueError(
-            "--seed needs --checkpoint and --lora: the small model's encoder draws nothing"
+            "--seed needs --checkpoint and --lora: the small model's encoder does not sample"
         )
     if arguments.seed is not None and not 0 <= arguments.seed < 2**64:
         raise ValueError(f"--seed must be from 0 to 2^64 - 1, got {arguments.seed}")
@@ -121,83 +115,38 @@ def check_paths(arguments: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Photo:
-    """What the result takes from the photo beside its colours."""
+    """What the result takes from the photo besides its colours."""
 
     size: tuple[int, int]
-    """Width and height as seen, after the camera's orientation."""
+    """Width and height after applying the camera's orientation."""
     alpha: Image.Image | None
-    """Transparency, which Load Image drops from the picture."""
+    """Transparency, which Load Image drops."""
     icc_profile: bytes | None
-    """Meaning of the colours, which Load Image passes on unchanged."""
+    """The colour profile; Load Image passes the values on unchanged."""
 
 
 def read_photo(file: Path, scale: float, format_: str) -> Photo:
     """Check that the photo can be opened and that its result fits the output's format.
 
     Raises:
-        ValueError: with one sentence that says which of the two does not hold.
+        ValueError: in one sentence that says which of the two fails.
     """
-    try:
-        with Image.open(file) as picture:
-            frames = getattr(picture, "n_frames", 1) if picture.format in MOVING else 1
-            seen = ImageOps.exif_transpose(picture)
-            seen.load()
-    except UNREADABLE as error:
-        raise ValueError(f"{file} must be a whole picture that can be opened ({error})") from None
-    if frames > 1:
-        raise ValueError(
-            f"{file} must be one picture, but it has {frames}; save the one that is meant by itself"
-        )
-    width, height = (round(side * scale) for side in seen.size)
+    picture = open_picture(file, in_srgb=False)
+    size = picture.colors.shape[1::-1]
+    width, height = (round(side * scale) for side in size)
     if not width or not height:
-        raise ValueError(f"{file} at --scale {scale} would have no pixels; raise the scale")
+        raise ValueError(f"{file} at --scale {scale} would have no pixels; increase the scale")
     longest = LONGEST_SIDE.get(format_)
     if longest and max(width, height) > longest:
         raise ValueError(
-            f"{format_} holds at most {longest} px a side, the result has {width}x{height}; "
-            "let the output's name end in .png"
+            f"{format_} supports at most {longest} px per side, but the result has "
+            f"{width}x{height}; use an output name that ends in .png"
         )
-    transparent = "A" in seen.getbands() or "transparency" in seen.info
-    return Photo(
-        size=seen.size,
-        alpha=seen.convert("RGBA").getchannel("A") if transparent else None,
-        icc_profile=seen.info.get("icc_profile") if seen.mode in ("RGB", "RGBA") else None,
-    )
+    alpha = None if picture.alpha is None else Image.fromarray(in_bytes(picture.alpha))
+    return Photo(size=size, alpha=alpha, icc_profile=picture.profile)
 
 
 # -------------------------------------------------------------------------------------- the graph
-
-
-def build_prompt(server: Server, workflow: Path = WORKFLOW) -> Prompt:
-    """The saved workflow in the form that the host's API takes."""
-    from comfy_cli.workflow_to_api import convert_ui_to_api
-
-    graph = json.loads(workflow.read_text(encoding="utf-8"))
-    known = server.object_info()
-    missing = {node["type"] for node in graph["nodes"]} - {"MarkdownNote"} - set(known)
-    if missing:
-        raise server.failure(f"the host has no {', '.join(sorted(missing))}")
-    return convert_ui_to_api(graph, known)
-
-
-def find(prompt: Prompt, class_type: str) -> str:
-    """Id of the only node of a class."""
-    (node,) = (name for name, node in prompt.items() if node["class_type"] == class_type)
-    return node
-
-
-def set_input(prompt: Prompt, class_type: str, **values: Any) -> None:
-    prompt[find(prompt, class_type)]["inputs"].update(values)
-
-
-def insert_encoder(prompt: Prompt, encoder_name: str) -> None:
-    """Give HYPIR Encode, and it alone, a VAE with the trained encoder."""
-    inputs = prompt[find(prompt, "HYPIREncode")]["inputs"]
-    prompt["encoder"] = {
-        "class_type": "HYPIRLoadEncoder",
-        "inputs": {"vae": inputs["vae"], "encoder_name": encoder_name},
-    }
-    inputs["vae"] = ["encoder", 0]
 
 
 def own_models(arguments: argparse.Namespace) -> dict[str, list[Path]]:
@@ -208,12 +157,31 @@ def own_models(arguments: argparse.Namespace) -> dict[str, list[Path]]:
     return models | ({"vae": [arguments.encoder]} if arguments.encoder is not None else {})
 
 
+def upload(server: Server, photo: Path) -> str:
+    """Upload the photo for Load Image, upright, as RGB, at its bit depth, without alpha; returns
+    its name.
+
+    The file itself would not do: Load Image reads the colours of some files wrong.
+    """
+    colors = open_picture(photo, in_srgb=False).colors
+    with TemporaryDirectory() as folder:
+        plain = Path(folder) / f"{photo.stem}.png"
+        if colors.dtype == np.uint8:
+            Image.fromarray(colors).save(plain, compress_level=1)
+        else:
+            import imagecodecs  # the host has read the photo
+
+            samples = (colors * 65535).round().astype(np.uint16)
+            plain.write_bytes(imagecodecs.png_encode(samples, level=1))
+        return server.upload_image(plain)
+
+
 def fill_in(server: Server, arguments: argparse.Namespace) -> Prompt:
-    """The graph for the photo, the weights and the settings that were named."""
+    """The graph with the given photo, weights and settings."""
     own = arguments.checkpoint is not None
     prompt = build_prompt(server, WORKFLOW if own else START)
-    del prompt[find(prompt, "ImageCompare")]  # for the eyes on a page
-    set_input(prompt, "LoadImage", image=server.upload_image(arguments.input))
+    del prompt[find(prompt, "ImageCompare")]  # only useful on a page
+    set_input(prompt, "LoadImage", image=upload(server, arguments.input))
     set_input(prompt, "ImageScaleBy", scale_by=arguments.scale)
     if arguments.seed is not None:
         set_input(prompt, "HYPIREncode", posterior="sample", seed=arguments.seed)
@@ -230,7 +198,7 @@ def fill_in(server: Server, arguments: argparse.Namespace) -> Prompt:
 
 
 def write_picture(saved: Path, target: Path, photo: Photo) -> None:
-    """Write the host's PNG under the user's name, whole or not at all."""
+    """Write the host's PNG under the user's name, atomically."""
     format_ = FORMATS[target.suffix.lower()]
     options = dict(WRITE[format_])
     if photo.icc_profile is not None and format_ != "BMP":
@@ -248,7 +216,7 @@ def write_picture(saved: Path, target: Path, photo: Photo) -> None:
 
 
 class Bar:
-    """Progress on one line of a terminal; a line per stage where there is none."""
+    """Progress on one line of a terminal; without a terminal, one line per stage."""
 
     def __init__(self, titles: dict[str, str]) -> None:
         self.titles = titles
@@ -316,12 +284,7 @@ def _say(text: str) -> None:
 
 
 def main() -> None:
-    try:
-        restore(parse_arguments(sys.argv[1:]))
-    except (ValueError, HostError, OSError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("stopped; nothing was written")
+    run(lambda: restore(parse_arguments(sys.argv[1:])), "stopped; nothing was written")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Getting and running ComfyUI, and its page in Chromium."""
+"""Download and run ComfyUI, and open its page in Chromium."""

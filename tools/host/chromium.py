@@ -1,6 +1,6 @@
 """Chromium for the tests of the page; `python -m tools.host.chromium` installs it if absent.
 
-Taken from the system's packages, so that playwright has nothing of its own to download.
+It comes from the system's packages, so that playwright does not download its own.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import subprocess
 import sys
 
 NAMES = ("chromium", "google-chrome", "chromium-browser")
-# the last one, as Debian's chromium alone shows no Chinese letters
+# the last one, because Debian's chromium alone shows no Chinese characters
 PACKAGES = ("chromium", "fonts-noto-cjk")
 ABSENT = (
-    "the tests of the page need Chromium, which is not on this machine; install the package "
-    "chromium (Debian and Ubuntu: apt-get install chromium) and run them again"
+    "the browser tests need Chromium, which is not installed; install the package chromium (Debian "
+    "and Ubuntu: apt-get install chromium) and run them again"
 )
 
 
@@ -33,12 +33,12 @@ def find_chromium() -> str:
 
 
 def install() -> None:
-    """Install Debian's package, as root or through a sudo that asks nothing.
+    """Install Debian's package, as root or with a sudo that needs no password.
 
     Raises:
         OSError: if that is not possible here.
     """
-    if not shutil.which("apt-get"):  # where it is, there are user ids as well
+    if not shutil.which("apt-get"):  # systems with apt-get have user ids
         raise OSError(ABSENT)
     root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     if root and not shutil.which("sudo"):
@@ -47,7 +47,7 @@ def install() -> None:
     for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
         quiet = [*environment, "apt-get", "-q", *command]
         if subprocess.run(quiet, check=False, stdout=subprocess.DEVNULL).returncode:
-            raise OSError(f"`{' '.join(quiet)}` failed, see its message above; {ABSENT}")
+            raise OSError(f"`{' '.join(quiet)}` failed (see its message above); {ABSENT}")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The host's page in a Chromium without a window, as a person uses it.
+"""The host's page in headless Chromium, used as a person uses it.
 
 with browser() as chromium, opened(chromium, server) as page:
     page.load("restore_photo")
@@ -14,26 +14,27 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, sync_playwright
+from playwright.sync_api import TimeoutError as PageTimeout
 
+from tools import WORKFLOWS
 from tools.host.chromium import find_chromium
-from tools.host.server import Server, wait_until
+from tools.host.server import HostError, Server, wait_until
 
-WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 WINDOW = {"width": 1600, "height": 1000}
 MIDDLE = (800, 600)
-# with the graph that the page opens by itself, which would else replace the first one loaded
+# wait for the graph that the page opens itself: it would replace the first one loaded
 READY = "window.app?.vueAppReady && app.extensionManager?.workflow?.activeWorkflow"
 PATIENCE_MS = 60_000
 RUN_SECONDS = 240
 
-# where a part of a widget lies on the screen: `part` of its width, from the left
+# screen position of a point in a widget: `part` of its width from the left
 PLACE = """([id, name, part]) => {
     const node = app.graph.getNodeById(id), widget = node.widgets.find(w => w.name === name)
     const { scale, offset } = app.canvas.ds, box = app.canvas.canvas.getBoundingClientRect()
     const x = node.pos[0] + 15 + part * (node.size[0] - 30), y = node.pos[1] + widget.last_y + 10
     return [box.left + (x + offset[0]) * scale, box.top + (y + offset[1]) * scale]
 }"""
-# the graph in the middle of the window
+# centres the graph in the window
 FIT = """() => {
     const box = [Infinity, Infinity, -Infinity, -Infinity]
     for (const node of app.graph.nodes) {
@@ -61,7 +62,7 @@ class Page:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def _listen(self, message: ConsoleMessage) -> None:
-        """Keep the errors that are about the pack; the host's own page reports others."""
+        """Keep only errors about the pack; the host's page reports others."""
         about = f"{message.text} {message.location.get('url', '')}"
         if message.type == "error" and "hypir" in about.lower() and "huggingface" not in about:
             self.errors.append(about)
@@ -81,11 +82,11 @@ class Page:
         self.page.wait_for_function(f"app.graph.nodes.length === {count}", timeout=PATIENCE_MS)
 
     def saved(self) -> dict[str, Any]:
-        """The graph as the page would save it."""
+        """The graph as the page saves it."""
         return self.page.evaluate("app.graph.serialize()")
 
     def prompt(self) -> dict[str, Any]:
-        """The graph as the page would queue it."""
+        """The graph as the page queues it."""
         return self.page.evaluate("app.graphToPrompt().then(p => p.output)")
 
     def nodes_without_a_class(self) -> list[str]:
@@ -108,7 +109,7 @@ class Page:
         )
 
     def set(self, node: int, widget: str, value: Any) -> None:
-        """Give a widget a value without the mouse."""
+        """Set a widget's value without the mouse."""
         self.page.evaluate(
             """([id, name, value]) => {
                 const widget = app.graph.getNodeById(id).widgets.find(w => w.name === name)
@@ -133,7 +134,8 @@ class Page:
         entry.get_by_text(choice, exact=True).click()
 
     def add(self, name: str) -> int:
-        """Find a node by its name in the box that a double click opens; its id."""
+        """Add a node by its name, through the search box that a double click opens; returns its
+        id."""
         before = {node["id"] for node in self.saved()["nodes"]}
         self.page.evaluate("app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
         self.page.locator("input:focus").wait_for()
@@ -143,12 +145,12 @@ class Page:
         self.page.wait_for_function(f"app.graph.nodes.length === {len(before) + 1}")
         (new,) = {node["id"] for node in self.saved()["nodes"]} - before
 
-        def placed() -> bool:  # it hangs on the mouse until a click puts it down
+        def placed() -> bool:  # the new node follows the mouse until a click drops it
             self.page.mouse.move(*MIDDLE, steps=4)
             self.page.mouse.click(*MIDDLE)
             return not self.page.evaluate(f"app.graph.getNodeById({new}).flags.ghost")
 
-        wait_until(placed, PATIENCE_MS / 1000, f"{name} still hangs on the mouse")
+        wait_until(placed, PATIENCE_MS / 1000, f"{name} still follows the mouse")
         return new
 
     # ----------------------------------------------------------------------------------- run
@@ -160,7 +162,7 @@ class Page:
         self.page.get_by_role("button", name="Cancel current run").click()
 
     def run(self) -> dict[str, Any]:
-        """Press Run and wait for the end; the new entry of the host's history."""
+        """Press Run and wait for the end; returns the new entry of the host's history."""
         before = set(self.server.get("/history"))
         self.queue()
         wait_until(lambda: set(self.server.get("/history")) > before, RUN_SECONDS, "no result")
@@ -175,9 +177,9 @@ class Page:
 
 @contextlib.contextmanager
 def browser() -> Iterator[Browser]:
-    """A Chromium while the block runs."""
+    """A Chromium for the duration of the block."""
     with sync_playwright() as playwright:
-        # a sandbox is not possible for root in a container; the page is the local host's own
+        # root in a container cannot have a sandbox; the page is that of the local host
         chromium = playwright.chromium.launch(
             executable_path=find_chromium(), args=["--no-sandbox"]
         )
@@ -191,7 +193,7 @@ def browser() -> Iterator[Browser]:
 def opened(chromium: Browser, server: Server, **settings: Any) -> Iterator[Page]:
     """A new page of the host with these settings (names of the host, _ for the dot)."""
     values = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en"}
-    values["Comfy.VueNodes.Enabled"] = False  # Nodes 2.0; what is set stays set on the host
+    values["Comfy.VueNodes.Enabled"] = False  # Nodes 2.0; settings stay on the host
     values |= {f"Comfy.{name.replace('_', '.')}": value for name, value in settings.items()}
     server.post("/settings", **values)
     context = chromium.new_context(viewport=WINDOW)
@@ -199,5 +201,10 @@ def opened(chromium: Browser, server: Server, **settings: Any) -> Iterator[Page]
         page = Page(context.new_page(), server)
         page.open()
         yield page
+    except PageTimeout as error:
+        waited = str(error).partition("\n")[0]
+        raise HostError(
+            f"the host's page is too slow ({waited}); try again when the machine is less busy"
+        ) from error
     finally:
         context.close()

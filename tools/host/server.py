@@ -1,10 +1,10 @@
-"""A ComfyUI that runs while a `with` block does, with this pack in it, and its HTTP API.
+"""A ComfyUI with this pack that runs for the duration of a `with` block, and its HTTP API.
 
     with running(get_host(), models={"checkpoints": [file]}) as server:
         server.run(prompt)
 
-The host gets a base folder of its own, a temporary one if none is named; the models stay where
-they are and are linked into it, so nothing of the user's is copied, listed or written to.
+The host gets its own base folder, temporary unless one is given. The models are linked into it, so
+the user's files are not copied, listed or written.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from urllib.parse import urlencode
 import requests
 import websocket
 
-ROOT = Path(__file__).resolve().parents[2]
+from tools import ROOT
+
 PACK = "hypir"  # folder of the pack under custom_nodes
 START_SECONDS = 240
 STOP_SECONDS = 20
 REQUEST_SECONDS = 60
-SILENCE_SECONDS = 1800  # a single step of a big picture on a CPU may take minutes
+SILENCE_SECONDS = 1800  # one step of a large image on a CPU can take minutes
 TAIL_LINES = 40
 NOT_THE_PACK = (".git", ".nox", "tests", "tools", "__pycache__")
 
@@ -44,14 +45,14 @@ class HostError(RuntimeError):
 
 
 class Interrupted(HostError):
-    """The host stopped a prompt because it was asked to."""
+    """The host stopped a prompt on request."""
 
 
 def wait_until(holds: Callable[[], bool], seconds: float, otherwise: str) -> None:
-    """Ask ten times a second until something holds.
+    """Check ten times a second until a condition holds.
 
     Raises:
-        HostError: with `otherwise` if it does not in time.
+        HostError: with `otherwise` if it does not hold in time.
     """
     deadline = time.monotonic() + seconds
     while not holds():
@@ -61,7 +62,7 @@ def wait_until(holds: Callable[[], bool], seconds: float, otherwise: str) -> Non
 
 
 class Progress:
-    """What one websocket message says about the running prompt."""
+    """A progress message of the running prompt."""
 
     def __init__(self, node: str, done: int, total: int) -> None:
         self.node, self.done, self.total = node, done, total
@@ -96,7 +97,7 @@ class Watch:
             except (websocket.WebSocketException, OSError) as error:
                 raise self.server.failure("the host stopped answering") from error
             if not isinstance(text, str) or not text:
-                continue  # a preview picture
+                continue  # a preview image
             message = json.loads(text)
             kind, data = message["type"], message["data"]
             if data.get("prompt_id") != self.prompt_id:
@@ -131,19 +132,19 @@ class Server:
         self.address = f"127.0.0.1:{port}"
         self.url = f"http://{self.address}"
         self.session = requests.Session()
-        self.session.trust_env = False  # a proxy has nothing to do with this machine
+        self.session.trust_env = False  # no proxy for requests to this machine
 
     # ---------------------------------------------------------------- state
 
     def wait_until_ready(self, seconds: float = START_SECONDS) -> None:
         try:
-            wait_until(self.answers, seconds, "the host was not up")
+            wait_until(self.answers, seconds, "the host did not start")
         except HostError as error:
             raise self.failure(str(error)) from None
 
     def answers(self) -> bool:
         if self.process.poll() is not None:
-            raise HostError("the host ended while it started")
+            raise HostError("the host exited while starting")
         try:
             return self.session.get(f"{self.url}/system_stats", timeout=5).ok
         except requests.RequestException:
@@ -190,7 +191,7 @@ class Server:
         return self.get("/object_info")
 
     def upload_image(self, file: Path) -> str:
-        """Name under which Load Image finds the picture."""
+        """Upload an image; returns its name for Load Image."""
         with file.open("rb") as stream:
             answer = self._answer("POST", "/upload/image", files={"image": (file.name, stream)})
         return answer.json()["name"]
@@ -203,7 +204,7 @@ class Server:
         return Watch(self)
 
     def run(self, prompt: Prompt, report: Callable[[Progress], None] | None = None) -> list[Path]:
-        """Queue a prompt, follow it to its end, and give the pictures that it saved.
+        """Queue a prompt, follow it to its end, and return the images that it saved.
 
         Raises:
             HostError: with the message of the node that refused or failed.
@@ -213,8 +214,8 @@ class Server:
             for progress in watch.progress():
                 if report is not None:
                     report(progress)
-        # the last message leaves before the result is filed
-        wait_until(lambda: bool(self.history(prompt_id)), REQUEST_SECONDS, "no result was filed")
+        # the last message arrives before the result is stored
+        wait_until(lambda: bool(self.history(prompt_id)), REQUEST_SECONDS, "no result was stored")
         return self.pictures(prompt_id)
 
     def history(self, prompt_id: str) -> dict[str, Any]:
@@ -235,12 +236,12 @@ class Server:
         self.post("/interrupt")
 
     def free(self) -> None:
-        """Let go of all models and cached results, as the menu's "free memory" does."""
+        """Free all models and cached results, like "free memory" in the menu."""
         self.post("/free", unload_models=True, free_memory=True)
 
 
 def _refusal(answer: requests.Response) -> str:
-    """The host's reasons against a prompt as one sentence per node."""
+    """The host's reasons for refusing a prompt, one sentence per node."""
     try:
         body = answer.json()
     except ValueError:
@@ -255,16 +256,16 @@ def _refusal(answer: requests.Response) -> str:
 
 
 def link(file: Path, place: Path) -> None:
-    """Make `file` (or folder) appear at `place`: by a link where the system allows one."""
+    """Make `file` (or a folder) available at `place`, by a link where the system allows it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     file = file.resolve()
-    if place.is_symlink():  # of an earlier run
+    if place.is_symlink():  # from an earlier run
         place.unlink()
     elif place.exists():
         return
     try:
         place.symlink_to(file, target_is_directory=file.is_dir())
-    except OSError:  # Windows without the right to make links
+    except OSError:  # Windows without permission to create links
         if file.is_dir():
             shutil.copytree(file, place, ignore=shutil.ignore_patterns(*NOT_THE_PACK))
         else:
@@ -302,13 +303,13 @@ def running(
         host: folder of a ComfyUI.
         models: files by the host's model folder (checkpoints, loras, vae, ...); in a temporary
             base a folder's combo lists exactly these.
-        base: where the host keeps models, inputs and outputs; temporary if not given.
-        arguments: more for main.py.
+        base: folder of the host's models, inputs and outputs; temporary if not given.
+        arguments: further arguments for main.py.
         echo: show the host's log instead of keeping it.
         pack: folder of the pack.
 
     Raises:
-        HostError: if the host does not come up; with the end of its log.
+        HostError: if the host does not start; with the end of its log.
     """
     with contextlib.ExitStack() as stack:
         if base is None:
@@ -325,7 +326,7 @@ def running(
         command += ["--base-directory", str(base), "--disable-auto-launch", "--disable-api-nodes"]
         command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK]
         command += ["--database-url", "sqlite:///:memory:"]
-        # the host's own choice of attention on a CPU takes more than twice the time
+        # the host's default attention on a CPU takes more than twice as long
         command += [] if has_gpu() else ["--cpu", "--use-pytorch-cross-attention"]
         log = base / "log.txt"
         stream = stack.enter_context(log.open("wb"))

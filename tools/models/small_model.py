@@ -1,4 +1,6 @@
-"""Put the four files of a training run into models/: `python -m tools.models.small_model RUN`.
+"""Put the four files of a training run into models/.
+
+    python -m tools.models.small_model RUN
 
 RUN is the folder that `python -m hypir train tiny --out RUN` filled.
 """
@@ -9,9 +11,11 @@ import shutil
 import sys
 from pathlib import Path
 
+from tools import ROOT
+from tools.command_line import Parser, run
 from tools.workflows.parts import TINY, TINY_ENCODER, TINY_LORA, TINY_VAE
 
-MODELS = Path(__file__).resolve().parents[2] / "models"
+MODELS = ROOT / "models"
 FILES = {
     "prior.safetensors": TINY,
     "autoencoder.safetensors": TINY_VAE,
@@ -21,36 +25,33 @@ FILES = {
 MOST_BYTES = 20_000_000
 
 
-def install(run: Path, models: Path = MODELS) -> int:
+def install(folder: Path, models: Path = MODELS) -> int:
     """Copy the files under the names that the templates use; how many bytes they are.
 
     Raises:
         ValueError: if one is missing, or all together are larger than MOST_BYTES.
     """
-    missing = [name for name in FILES if not (run / name).is_file()]
+    missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"{run} must hold {', '.join(FILES)}; it lacks {', '.join(missing)}")
-    size = sum((run / name).stat().st_size for name in FILES)
+        raise ValueError(f"{folder} must hold {', '.join(FILES)}; it lacks {', '.join(missing)}")
+    size = sum((folder / name).stat().st_size for name in FILES)
     if size > MOST_BYTES:
         raise ValueError(
             f"the small model must not exceed {MOST_BYTES} bytes, got {size}; export it as fp16"
         )
     for name, model in FILES.items():
-        folder = models / model.directory
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run / name, folder / model.name)
+        target = models / model.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, target)
     return size
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
-        sys.exit(__doc__.splitlines()[0])
-    try:
-        size = install(Path(sys.argv[1]))
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+    parser = Parser("python -m tools.models.small_model", description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="the folder that the training filled")
+    size = install(parser.parse_args().run)
     sys.stdout.write(f"{size / 1e6:.1f} MB in {MODELS}\n")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from hypir.texture import init_texture_mlp
 from hypir.weights import TEXTURE_PREFIX
+from tools.command_line import Parser, run
 from tools.models.stand_in_vae import vae_weights
 
 NOTICE = (
@@ -279,13 +280,14 @@ def write_stand_in(folder: Path, texture: bool = False) -> tuple[Path, Path]:
 
 
 def main() -> None:
-    arguments = [argument for argument in sys.argv[1:] if argument != "--texture"]
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        sys.exit("stand_in.py takes one folder to write the two files into, and --texture")
-    for file in write_stand_in(Path(arguments[0]), texture="--texture" in sys.argv[1:]):
+    parser = Parser("python -m tools.models.stand_in", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="for the two files")
+    parser.add_argument("--texture", action="store_true", help="with a random richness token")
+    arguments = parser.parse_args()
+    for file in write_stand_in(arguments.folder, arguments.texture):
         sys.stdout.write(f"{file}\n")
     sys.stdout.write(NOTICE + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

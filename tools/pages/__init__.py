@@ -1,1 +1,1 @@
-"""Writes the pages of docs/ that hold measurements, and the pictures of the help pages."""
+"""Generators of the pages in docs/ with measurements, and of the images on the help pages."""

@@ -1,11 +1,11 @@
-"""Graphs that turn one control of the pack, and what the host makes of them: see controls.py.
+"""Graphs that vary one control of the pack, and their results in the host: see controls.py.
 
     lab = Lab(server, read_weights(lora), {"HYPIRLoadLora": {"lora_name": lora.name}}, photo)
     results = lab.run([Setting(noise=strength, variants=4) for strength in (0.0, 0.2)])
 
-The loaders, the text and the nodes of the step come from a saved workflow, so whatever loads a
-model there loads it here. Numbers are taken from latents that the host saved, not from its 8 bit
-pictures, where these would be too coarse.
+The loaders, the text and the step's nodes come from a saved workflow, so models are loaded in the
+same way. Numbers are computed from latents that the host saved where its 8-bit images would be too
+coarse.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hypir.weights import HypirWeights
-from tools.commands.restore import WORKFLOW, build_prompt, find, insert_encoder
 from tools.host.server import REQUEST_SECONDS, HostError, Prompt, Server, wait_until
+from tools.workflows.prompt import WORKFLOW, build_prompt, find, insert_encoder
 
 DEGRADE_SEED = 0
-SIDE_MULTIPLE = 16  # of the photo, so that what was made small and large again has its size
+SIDE_MULTIPLE = (
+    16  # multiple for the photo's sides, so that reducing and enlarging restores its size
+)
 
-Link = list  # [node id, output number], as the host's API has it
+Link = list  # [node id, output number], as in the host's API
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to restore; every field is as the node of that control has it by default."""
+    """Settings of one restoration; the defaults are those of the nodes."""
 
     noise: float = 0.0
     variants: int = 1
@@ -43,40 +45,40 @@ class Setting:
     lora: float = 1.0
     timestep: int = -1
     richness: float | None = None
-    """Asked through the token of HYPIR Conditioning; None leaves the workflow's text alone."""
+    """Richness for the token of HYPIR Conditioning; None keeps the workflow's text."""
     match: float | None = None
-    """Asked of HYPIR Match Texture, after HYPIR Decode."""
+    """Richness for HYPIR Match Texture, after HYPIR Decode."""
     match_photo: bool = False
-    """Give HYPIR Match Texture the good photo in the place of a restored picture."""
+    """Give HYPIR Match Texture the original photo instead of a restored image."""
     posterior_seed: int | None = None
     tile_size: int = 0
-    """Of encoding, step and decoding, in pixels; 0 = planned."""
+    """Tile size for encoding, step and decoding, in pixels; 0 = planned."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the host made; latents in the model's own unit, where noise has its strength."""
+    """The host's results; latents are in the model's unit, in which noise has its strength."""
 
     pictures: np.ndarray
     """(N, H, W, 3) uint8."""
     encoded: Tensor
-    """(n, C, h, w): what HYPIR Encode gave."""
+    """(n, C, h, w): the output of HYPIR Encode."""
     given: Tensor
-    """(N, C, h, w): the same after HYPIR Inject Noise; what HYPIR Restore was given."""
+    """(N, C, h, w): the same after HYPIR Inject Noise: the input of HYPIR Restore."""
     restored: Tensor
-    """(N, C, h, w): what HYPIR Restore gave."""
+    """(N, C, h, w): the output of HYPIR Restore."""
     richness: float
-    """As HYPIR Measure Texture reads the pictures."""
+    """The images' richness, measured by HYPIR Measure Texture."""
 
 
 class Graph:
-    """A prompt in the making; equal nodes are one node."""
+    """A prompt under construction; equal nodes are merged."""
 
     def __init__(self, prompt: Prompt, known: dict[str, Any]) -> None:
         self.prompt, self.known = dict(prompt), known
 
     def add(self, class_type: str, **inputs: Any) -> Link:
-        """A node with the schema's defaults for all that is not given; its first output."""
+        """Add a node, with the schema's defaults for missing inputs; returns its first output."""
         for name, (_, *options) in self.known[class_type]["input"].get("required", {}).items():
             if options and "default" in options[0]:
                 inputs.setdefault(name, options[0]["default"])
@@ -90,7 +92,7 @@ class Graph:
 
 
 def execute(server: Server, prompt: Prompt) -> dict[str, dict[str, Any]]:
-    """Run a prompt; what each of its output nodes gave, by the node's id.
+    """Run a prompt; returns the results of its output nodes by node id.
 
     Raises:
         HostError: with the message of the node that refused or failed.
@@ -104,7 +106,7 @@ def execute(server: Server, prompt: Prompt) -> dict[str, dict[str, Any]]:
 
 
 class Lab:
-    """One set of weights, and one photo, made bad by HYPIR Degrade and enlarged by the host."""
+    """One set of weights, and one photo, degraded by HYPIR Degrade and enlarged by the host."""
 
     def __init__(
         self,
@@ -126,11 +128,11 @@ class Lab:
             weights: the file that HYPIR Load Lora loads, read.
             names: inputs by class of node, to set in the workflow: file names above all.
             photo: (H, W, 3) uint8; cut to multiples of 16 px.
-            scale: how much smaller the degraded picture is.
-            workflow: as the page saves it, with one each of our nodes.
-            encoder_name: of a trained encoder, if HYPIR Encode shall have one.
+            scale: reduction factor of the degraded image.
+            workflow: as saved by the page, with one of each of our nodes.
+            encoder_name: a trained encoder for HYPIR Encode, if any.
             preset, seed: of HYPIR Degrade.
-            without_clip: give the step the zero token in the place of the workflow's text.
+            without_clip: give the step the zero token instead of the workflow's text.
         """
         self.server, self.weights, self.prior = server, weights, weights.prior
         self.known = server.object_info()
@@ -162,7 +164,7 @@ class Lab:
         return dict(self.workflow[find(self.workflow, class_type)]["inputs"])
 
     def loaders(self) -> Prompt:
-        """The workflow's nodes that stand before the model, the text and the autoencoder."""
+        """The workflow's nodes before the model, the text and the autoencoder."""
         restore, encode = self.inputs("HYPIRRestore"), self.inputs("HYPIREncode")
         links = [restore["model"], restore["positive"], encode["vae"]]
         links.append(self.inputs("HYPIRDecode")["vae"])
@@ -177,7 +179,7 @@ class Lab:
         return Graph(self.loaders(), self.known)
 
     def enlarged(self, graph: Graph) -> Link:
-        """The degraded photo at the size of the good one."""
+        """The degraded photo at the original size."""
         photo = graph.add("LoadImage", image=self.photo_name)
         small = graph.add("HYPIRDegrade", image=photo, **self.degrading)
         return graph.add(
@@ -195,7 +197,7 @@ class Lab:
         loader = self.workflow[link[0]]
         if loader["class_type"] != "HYPIRLoadLora":
             raise ValueError(
-                "the workflow must give HYPIR Restore the model of Load HYPIR LoRA itself, got "
+                "the workflow must connect Load HYPIR LoRA directly to HYPIR Restore, got "
                 f"{loader['class_type']}; put other nodes before it"
             )
         return graph.add("HYPIRLoadLora", **(loader["inputs"] | {"strength": strength}))
@@ -210,7 +212,7 @@ class Lab:
         return graph.add("HYPIRConditioning", model=model, **inputs)
 
     def _add(self, graph: Graph, setting: Setting) -> dict[str, Link]:
-        """The nodes of one setting; the links of everything that Result holds."""
+        """Add the nodes of one setting; returns links to everything in Result."""
         image, model = self.enlarged(graph), self._model(graph, setting.lora)
         tiles = {"tile_size": setting.tile_size}
         encode = self.inputs("HYPIREncode") | {"image": image, **tiles}
@@ -254,7 +256,7 @@ class Lab:
     # ------------------------------------------------------------------------------ running it
 
     def run(self, settings: Sequence[Setting]) -> list[Result]:
-        """Restore in each way, in one prompt.
+        """Restore with each setting, in one prompt.
 
         Raises:
             HostError: with the message of the node that refused or failed.
@@ -278,7 +280,7 @@ class Lab:
         ]
 
     def degraded(self) -> tuple[np.ndarray, float]:
-        """The enlarged bad picture (H, W, 3) uint8, and how rich its texture reads."""
+        """The enlarged degraded image (H, W, 3) uint8, and its measured richness."""
         graph = self.graph()
         image = self.enlarged(graph)
         saved = graph.add("SaveImage", images=image)
@@ -287,9 +289,9 @@ class Lab:
         return self._pictures(outputs[saved[0]])[0], float(outputs[shown[0]]["text"][0])
 
     def network_output(self, result: Result) -> Tensor:
-        """What the network returned, solved from what HYPIR Restore was given and gave.
+        """The network's output, computed from the input and output of HYPIR Restore.
 
-        Only where nothing but the step came between: the weights' own timesteps, no mask.
+        Only valid for the plain step: the weights' own timesteps, no mask.
         """
         weights = self.weights
         level = self.prior.level(weights.timestep)

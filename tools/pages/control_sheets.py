@@ -1,4 +1,4 @@
-"""What docs/controls.md shows: each control turned in a Lab, as pictures and as numbers."""
+"""The sections of docs/controls.md: each control varied in a Lab, as images and numbers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from hypir.priors import PRIORS, SD2
 from hypir.texture import GAIN_BOUNDS
 from tools.host.server import HostError
+from tools.pages.contact_sheet import Row
 from tools.pages.control_graphs import (
     DEGRADE_SEED,
     Lab,
@@ -29,17 +30,15 @@ RICHNESSES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 LORAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 TIMESTEP_PARTS = (0.5, 0.75, 1.0, 1.25, 1.5)
 REACHED_WITHIN = 0.02  # what HYPIR Match Texture promises
-AT_A_BOUND = 0.002  # two searches that end at one bound of the gain differ by less
+AT_A_BOUND = 0.002  # two searches that end at the same limit of the gain differ by less
 MASK_KEEPS = 2e-6  # what HYPIR Restore promises of a latent where the mask is 0
 EQUAL_WITHIN = 0.01  # of all priors' default signal-to-noise ratios
-AMPLIFY = 8  # of differences, to make small ones visible
-
-Row = list[tuple[np.ndarray, str]]  # pictures and what stands under them
+AMPLIFY = 8  # factor on differences, to make small ones visible
 
 
 @dataclass
 class Section:
-    """A part of the page: what the control does, its sheet, its numbers, what they say."""
+    """A section of the page: description, sheet, table and verdict of one control."""
 
     title: str
     text: str
@@ -49,18 +48,18 @@ class Section:
     table: list[tuple] = field(default_factory=list)
     verdict: str = ""
     side: int = 176
-    """Of each picture on the sheet: its middle."""
+    """Side of each image on the sheet, which shows its middle."""
 
 
 def inputs(lab: Lab) -> Section:
     degraded, richness = lab.degraded()
     (result,) = lab.run([Setting()])
     return Section(
-        "What goes in",
-        f"A photograph of {lab.width}x{lab.height} px, made {lab.scale} times smaller by HYPIR "
-        f"Degrade (medium, seed {DEGRADE_SEED}) and enlarged again by ComfyUI's Upscale Image By "
-        f"({lab.method}). HYPIR Measure Texture reads {richness:.3f} on the enlarged picture, "
-        f"{result.richness:.3f} on the restored one. All sheets show the middle of it.",
+        "Input",
+        f"A photograph of {lab.width}x{lab.height} px, degraded and reduced {lab.scale}x by HYPIR "
+        f"Degrade (medium, seed {DEGRADE_SEED}), then enlarged again with ComfyUI's Upscale Image "
+        f"By ({lab.method}). HYPIR Measure Texture measures {richness:.3f} on the enlarged image "
+        f"and {result.richness:.3f} on the restored one. All sheets show the middle of the image.",
         "inputs",
         [list(zip((lab.photo, degraded, result.pictures[0]), INPUTS, strict=True))],
     )
@@ -83,11 +82,11 @@ def noise(lab: Lab) -> Section:
     return Section(
         "Noise strength and seed",
         "HYPIR Inject Noise, strengths 0 to 0.5 (columns) with seeds 0 to 3 (rows, made by "
-        "`variants` = 4). More noise leaves more to be generated; another seed gives another "
-        "result. The table is the standard deviation over the four seeds (root of the mean "
-        "variance): of the latent that the step is given, which is the strength itself by "
-        "definition; of the latent that it gives back; of what the network returned, solved from "
-        "these two; and of the picture, in levels of 255.",
+        "`variants` = 4). With more noise, more of the result is generated; each seed gives a "
+        "different result. The table gives the standard deviation over the four seeds (root of "
+        "the mean variance) of four things: the step's input latent, where it equals the strength "
+        "by definition; its output latent; the network's output, computed from these two; and the "
+        "image, in levels of 255.",
         "noise",
         [
             [
@@ -96,39 +95,39 @@ def noise(lab: Lab) -> Section:
             ]
             for seed in range(SEEDS)
         ],
-        ("strength", "latent given", "latent restored", "network's output", "picture"),
+        ("strength", "input latent", "restored latent", "network output", "image"),
         [(row[0], *(f"{value:.4f}" for value in row[1:4]), f"{row[4]:.2f}") for row in table],
-        f"Strictly rising in every column: {yes(same)}.",
+        f"Strictly increasing in every column: {yes(same)}.",
         side=128,
     )
 
 
 def token(lab: Lab) -> Section:
-    title = "Texture richness, asked through the token"
-    text = "HYPIR Conditioning with texture = `set`: one more token tells the network how rich the "
-    text += "texture shall be. "
+    title = "Texture richness, set with the token"
+    text = "HYPIR Conditioning with texture = `set`: an extra token tells the network the texture "
+    text += "richness to produce. "
     if lab.weights.texture is None:
         try:
             lab.run([Setting(richness=0.5)])
         except HostError as error:
-            return Section(title, f"{text}With these weights the node says: {error}", "token")
+            return Section(title, f"{text}With these weights the node reports: {error}", "token")
     off, *results = lab.run([Setting(), *(Setting(richness=value) for value in RICHNESSES)])
     measured = [result.richness for result in results]
     changes = [distance(result.restored, off.restored) for result in results]
     names = [f"richness {value:.1f}" for value in RICHNESSES]
     return Section(
         title,
-        f"{text}Second row: the difference from texture = `off`, {AMPLIFY} times.",
+        f"{text}Second row: the difference from texture = `off`, multiplied by {AMPLIFY}.",
         "token",
         against(off.pictures[0], "off", results, names),
-        ("asked", "measured on the result", "change of the latent against off (RMS)"),
+        ("requested", "measured on the result", "change of the latent from off (RMS)"),
         [("off", f"{off.richness:.3f}", "0")]
         + [
             (f"{value:.1f}", f"{result.richness:.3f}", f"{change:.4f}")
             for value, result, change in zip(RICHNESSES, results, changes, strict=True)
         ],
         f"The token changes the latent: {yes(min(changes) > 0)}. The measured richness rises with "
-        f"the one asked: {yes(rising(measured))}; it can only where the token was trained.",
+        f"the requested one: {yes(rising(measured))}; this needs weights trained with the token.",
     )
 
 
@@ -140,11 +139,12 @@ def match(lab: Lab) -> Section:
     reached = [[result.richness for result in group] for group in pair]
     words = [judge_match(values) for values in reached]
     return Section(
-        "Texture richness, matched on the picture",
-        "HYPIR Match Texture scales what was restored, and nothing that the enlarged input shows "
-        f"already, by a gain of {GAIN_BOUNDS[0]:g} to {GAIN_BOUNDS[1]:g} until the richness is "
-        "met. It needs no weights of its own. First row: the picture restored here. Second row: "
-        "the good photograph in its place, as the best that any weights could restore.",
+        "Texture richness, matched on the image",
+        f"HYPIR Match Texture scales the restored detail by a gain of {GAIN_BOUNDS[0]:g} to "
+        f"{GAIN_BOUNDS[1]:g} until the image has the requested richness. What the enlarged input "
+        "already shows stays unchanged. The node works with any weights. First row: the image "
+        "restored here. Second row: the original photograph instead, the best that any weights "
+        "could restore.",
         "match",
         [
             [
@@ -153,7 +153,7 @@ def match(lab: Lab) -> Section:
             ]
             for group in pair
         ],
-        ("asked", "restored: measured", "error", "photograph: measured", "error"),
+        ("requested", "restored: measured", "error", "photograph: measured", "error"),
         [
             (
                 f"{asked:.1f}",
@@ -166,15 +166,15 @@ def match(lab: Lab) -> Section:
 
 
 def judge_match(reached: Sequence[float]) -> str:
-    """Monotone, and met wherever the gain's bounds are not in the way."""
+    """Whether it is monotone, and met wherever the limits of the gain allow."""
     met = [abs(a - b) <= REACHED_WITHIN for a, b in zip(reached, RICHNESSES, strict=True)]
     least, most = reached[0], reached[-1]
     bounded = [min(abs(a - least), abs(a - most)) <= AT_A_BOUND for a in reached]
     monotone = all(a <= b + 1e-6 for a, b in pairwise(reached))
     explained = all(a or b for a, b in zip(met, bounded, strict=True))
     return (
-        f"never falling: {yes(monotone)}; within {REACHED_WITHIN} for {sum(met)} of {len(met)}, "
-        f"all others at a bound of the gain: {yes(explained)}"
+        f"never decreasing: {yes(monotone)}; within {REACHED_WITHIN} for {sum(met)} of {len(met)}, "
+        f"all others at a limit of the gain: {yes(explained)}"
     )
 
 
@@ -184,13 +184,13 @@ def lora(lab: Lab) -> Section:
     changes = [distance(result.restored, first.restored) for result in results]
     return Section(
         "LoRA strength",
-        "Load HYPIR LoRA. 0 is the base model alone, 1 what was trained. Second row: the "
-        f"difference from strength 0, {AMPLIFY} times.",
+        "Load HYPIR LoRA. 0 is the base model alone, 1 the trained strength. Second row: the "
+        f"difference from strength 0, multiplied by {AMPLIFY}.",
         "lora",
         against(
             first.pictures[0], "strength 0", others, [f"strength {value:g}" for value in LORAS[1:]]
         ),
-        ("strength", "change of the latent against 0 (RMS)", "richness of the picture"),
+        ("strength", "change of the latent from 0 (RMS)", "richness of the image"),
         [
             (f"{value:g}", f"{change:.4f}", f"{result.richness:.3f}")
             for value, change, result in zip(LORAS, changes, results, strict=True)
@@ -206,14 +206,14 @@ def timestep(lab: Lab) -> Section:
     levels = [lab.prior.level(step) for step in steps]
     return Section(
         "Timestep",
-        f"HYPIR Restore (advanced). The weights' own is {default}; lower stays nearer to the "
-        "input, higher invents more. Second row: the difference from the weights' own (-1), "
-        f"{AMPLIFY} times.",
+        f"HYPIR Restore (advanced). The weights were trained at {default}. Lower values stay "
+        "closer to the input, higher values invent more. Second row: the difference from the "
+        f"default (-1), multiplied by {AMPLIFY}.",
         "timestep",
         against(
             middle.pictures[0], "-1 (default)", results, [f"timestep {step}" for step in steps]
         ),
-        ("timestep", "signal", "noise", "change of the latent (RMS)", "richness of the picture"),
+        ("timestep", "signal", "noise", "change of the latent (RMS)", "richness of the image"),
         [
             (
                 *(f"{step}", f"{level.alpha:.4f}", f"{level.sigma:.4f}"),
@@ -241,8 +241,8 @@ def mask(lab: Lab) -> Section:
     return Section(
         "Mask",
         "Set Latent Noise Mask before HYPIR Restore: only the left half is restored. The latent "
-        "of the right half is kept, but decoding it moves its pixels, so the graph ends with "
-        "ComfyUI's ImageCompositeMasked. Last picture: the mask of HYPIR Inject Noise instead.",
+        "of the right half stays the same, but decoding changes its pixels, so the graph ends with "
+        "ComfyUI's ImageCompositeMasked. Last image: the mask of HYPIR Inject Noise instead.",
         "mask",
         [
             [
@@ -255,10 +255,10 @@ def mask(lab: Lab) -> Section:
         ],
         ("largest difference where the mask is 0", "found", "promised"),
         [
-            ("latent: HYPIR Restore against its input", f"{kept:.2g}", f"{MASK_KEEPS:g}"),
-            ("latent: HYPIR Inject Noise against its input", f"{untouched:g}", "0"),
-            ("picture: decoded against the enlarged input, of 255", f"{levels[0]}", "none"),
-            ("picture: composited against the enlarged input, of 255", f"{levels[1]}", "0"),
+            ("latent: output of HYPIR Restore, from its input", f"{kept:.2g}", f"{MASK_KEEPS:g}"),
+            ("latent: output of HYPIR Inject Noise, from its input", f"{untouched:g}", "0"),
+            ("image: decoded, from the enlarged input, in levels of 255", f"{levels[0]}", "none"),
+            ("image: composited, from the enlarged input, in levels of 255", f"{levels[1]}", "0"),
         ],
         f"All promises kept: {yes(kept <= MASK_KEEPS and untouched == 0 and levels[1] == 0)}.",
     )
@@ -266,19 +266,21 @@ def mask(lab: Lab) -> Section:
 
 def posterior(lab: Lab) -> Section:
     title = "Posterior"
-    text = "HYPIR Encode (advanced): the mean of what the encoder says, or a sample of it by seed. "
+    text = "HYPIR Encode (advanced): the mean of the encoder's posterior, or a sample by seed. "
     try:
         mean, *samples = lab.run([Setting(), *(Setting(posterior_seed=s) for s in range(SEEDS))])
     except HostError as error:
         return Section(
-            title, f"{text}Not with this autoencoder; the node says: {error}", "posterior"
+            title,
+            f"{text}This autoencoder has no posterior; the node reports: {error}",
+            "posterior",
         )
     names = [f"sample, seed {seed}" for seed in range(SEEDS)]
     encoded = torch.cat([sample.encoded for sample in samples])
     restored = torch.cat([sample.restored for sample in samples])
     return Section(
         title,
-        f"{text}Second row: the difference from the mean, {AMPLIFY} times.",
+        f"{text}Second row: the difference from the mean, multiplied by {AMPLIFY}.",
         "posterior",
         against(mean.pictures[0], "mean", samples, names),
         ("standard deviation over the seeds", "found"),
@@ -295,9 +297,9 @@ def priors() -> Section:
     equal = all(abs(ratio - 1) <= EQUAL_WITHIN for ratio in ratios)
     return Section(
         "Default noise level of every base model",
-        "Each takes the low-quality picture for a point of the same signal-to-noise ratio as "
-        "SD2's timestep 200. For flow models a timestep t is the noise level t/1000 itself, which "
-        "no shift node moves. The input scale multiplies the latent before the network.",
+        "Every base model treats the low-quality image as a latent with the signal-to-noise ratio "
+        "of SD2's timestep 200. For flow models, timestep t means the noise level t/1000, and "
+        "shift nodes do not change it. The input scale multiplies the latent before the network.",
         head=("prior", "base model", "timestep", "signal", "noise", "SNR", "SNR / SD2's", "scale"),
         table=[
             (
@@ -317,7 +319,7 @@ CONTROLS: list[Control] = [inputs, noise, token, match, lora, timestep, mask, po
 
 
 def difference(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How a picture differs from another, amplified around grey."""
+    """The difference of two images, amplified around grey."""
     change = (picture.astype(np.int32) - other) * AMPLIFY + 128
     return change.clip(0, 255).astype(np.uint8)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
+from tools import ROOT
+from tools.command_line import run
 from tools.host.frontend import Page, browser, opened
 from tools.host.get_host import get_host
-from tools.host.server import HostError, running
+from tools.host.server import running
 from tools.workflows.parts import ENCODER, HYPIR_SD2
 
-DOCS = Path(__file__).resolve().parents[2] / "web" / "docs"
-PLACE = (200, 200)  # left and top of the node on the screen, below its title
+DOCS = ROOT / "web" / "docs"
+PLACE = (200, 200)  # left and top of the node on the screen, below the title
 EDGE_PX = 24
 
 ADD = """async ([kind, [x, y]]) => {
@@ -39,23 +40,20 @@ def picture(page: Page, kind: str, file: Path) -> None:
     page.page.screenshot(path=file, clip=clip)
 
 
-def main() -> None:
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            # for the drop-downs; they are listed, not read
-            models = {m.directory: [Path(folder) / m.name] for m in (HYPIR_SD2, ENCODER)}
-            for (file,) in models.values():
-                file.touch()
-            with (
-                running(get_host(), models=models) as server,
-                browser() as chromium,
-                opened(chromium, server) as page,
-            ):
-                for help_page in sorted(DOCS.glob("*.md")):
-                    picture(page, help_page.stem, DOCS / help_page.stem / "node.png")
-    except (ValueError, HostError, OSError) as error:
-        sys.exit(str(error))
+def write_pictures() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        # files for the drop-downs, which are listed but never read
+        models = {m.directory: [Path(folder) / m.name] for m in (HYPIR_SD2, ENCODER)}
+        for (file,) in models.values():
+            file.touch()
+        with (
+            running(get_host(), models=models) as server,
+            browser() as chromium,
+            opened(chromium, server) as page,
+        ):
+            for help_page in sorted(DOCS.glob("*.md")):
+                picture(page, help_page.stem, DOCS / help_page.stem / "node.png")
 
 
 if __name__ == "__main__":
-    main()
+    run(write_pictures)

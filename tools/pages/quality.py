@@ -1,12 +1,12 @@
-"""Write docs/quality.md: how good the small model is, on photographs that training never saw.
+"""Write docs/quality.md: how good the small model is, on photographs that are not in the training
+data.
 
     python -m tools.pages.quality [--plain-lora F] [--folder F] [--votes F]
 
-Photographs of scikit-image are made bad by HYPIR Degrade, enlarged, and restored through a real
-host as the template START_here does it. Beside it stand bicubic enlarging, the prior before its
-adversarial stage, and a LoRA trained by mean squared error alone (--plain-lora). --votes writes
-pairs of pictures in random order, to be voted on by people who do not know which is which, with the
-key in a file of its own.
+Photographs of scikit-image are degraded by HYPIR Degrade, enlarged, and restored through a real
+host with the template START_here. For comparison: bicubic enlarging, the prior before its
+adversarial stage, and a LoRA trained with mean squared error alone (--plain-lora). --votes writes
+pairs of images in random order for a blind vote, with the key in a separate file.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from skimage import color, data, metrics
 
 from hypir.color import transfer_color
 from hypir.metrics import band_correlations, detail_ratio, seam_ratio
-from hypir.priors import SD3, VAE_COST
-from hypir.tiling import CELL_PX, plan_tiles
+from hypir.priors import SD3
+from hypir.tiling import CELL_PX, VAE_COST, plan_tiles
 from hypir.weights import read_weights
-from tools.commands.restore import START, Parser
+from tools import ROOT
+from tools.command_line import Parser, run
 from tools.host.get_host import get_host
-from tools.host.server import HostError, Server, running
+from tools.host.server import Server, running
+from tools.pages.contact_sheet import contact_sheet, encode
 from tools.pages.control_graphs import Lab, Setting
-from tools.pages.controls import LEVEL_STEPS, SMALL_LORA, contact_sheet, png
+from tools.pages.controls import SMALL_LORA
+from tools.pages.markdown import table
+from tools.workflows.prompt import START
 
-ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = {
     "astronaut": data.astronaut,
     "chelsea": data.chelsea,
@@ -44,36 +47,38 @@ PHOTOS = {
 }
 PRESETS = ("light", "medium", "heavy")
 SCALE = 4
-MEAN_PX = 16  # side of the means whose colours are compared
+MEAN_PX = 16  # side of the squares whose mean colours are compared
 TILE_PX = 256
 BICUBIC, PRIOR, PLAIN, FULL = "bicubic", "prior alone", "MSE alone", "HYPIR"
 BOUND = "photograph, colours of the input"
 COLUMNS = ("PSNR", "SSIM", "detail", "correlation", "color")
-MOST_BYTES = 1_500_000
+MOST_BYTES = 1_500_000  # of the pictures of a preset
+SHEET_PX = 256
 OPENING = """\
 # How good the small model is
 
-Eight photographs of scikit-image that training never saw, made bad by HYPIR Degrade at a fourth of
-their size and restored through ComfyUI as the template START_here does it, colour transfer on,
-HYPIR Match Texture off. A preset is a range of degradations: each photograph has a draw of its own,
-with its number (0 to 7) as seed, as HYPIR Degrade gives the pictures of a batch. The small model
-was trained on made-up pictures on a CPU ([its card](../models/README.md)); these numbers say
-nothing about weights of full size.
+Eight photographs of scikit-image, none of them in the training data. HYPIR Degrade reduced each one
+to 1/4 of its size. They were then restored through ComfyUI with the template START_here, with
+colour transfer and without HYPIR Match Texture. A preset is a range of degradations: each
+photograph gets its own draw, with its number (0 to 7) as the seed, as HYPIR Degrade does for the
+images of a batch. The small model was trained on synthetic images on a CPU ([its
+card](../models/README.md)); these numbers say nothing about full-size weights.
 
-- **PSNR** (dB), **SSIM** (of colours): higher is nearer to the photograph.
-- **detail**: standard deviation of the Laplacian, to the photograph's. 1 is as much fine detail.
+- **PSNR** (dB), **SSIM** (in colour): higher is closer to the photograph.
+- **detail**: standard deviation of the Laplacian, divided by that of the photograph. At 1 the
+  result has as much fine detail as the photograph.
 - **correlation** with the photograph in the bands of a Haar wavelet: mean over the bands of the
-  finest octave / the second / the third. Made-up noise lowers it.
-- **color**: CIEDE2000 of means of 16x16 px.
+  finest octave / the second / the third. Invented detail and noise lower it.
+- **color**: CIEDE2000 between means of 16x16 px.
 
-*bicubic* is the enlarged bad picture itself. *prior alone* is the graph without the LoRA: encoder,
-one step, decoder. *MSE alone* has a LoRA trained by the error of latents only. *HYPIR* is what is
-shipped. Below medium and heavy stand the goals that were set before, for HYPIR where nothing else
-is said.
+*bicubic* is the enlarged degraded image. *prior alone* is the graph without the LoRA: encoder, one
+step, decoder. *MSE alone* has a LoRA trained on the error of latents only. *HYPIR* is the shipped
+model. For medium and heavy, a list under the table compares the results with goals that were set
+before measuring; the goals are for HYPIR unless a line says otherwise.
 
-The last row is no restoration: the photograph itself after the colour transfer, which gives it the
-low frequencies of the bad picture. No result with colour transfer can be expected to have better
-colours.
+The last row is not a restoration. It is the photograph after the colour transfer, which gives it
+the low frequencies of the degraded image. A result with colour transfer cannot be expected to have
+better colours.
 
 """
 
@@ -85,7 +90,7 @@ def photo(name: str) -> np.ndarray:
 
 
 def measure(result: np.ndarray, target: np.ndarray) -> dict[str, float | list[float]]:
-    """Every column of the table, of one picture (H, W, 3) uint8."""
+    """All columns of the table for one image (H, W, 3) uint8."""
     a, b = (torch.from_numpy(x)[None].float() / 255 for x in (result, target))
     small = [color.rgb2lab(means(x) / 255) for x in (result, target)]
     bands = band_correlations(a, b)[0].mean(dim=1).tolist()
@@ -99,7 +104,7 @@ def measure(result: np.ndarray, target: np.ndarray) -> dict[str, float | list[fl
 
 
 def means(picture: np.ndarray) -> np.ndarray:
-    """Of squares of MEAN_PX."""
+    """Means over squares of MEAN_PX."""
     height, width = (side // MEAN_PX for side in picture.shape[:2])
     cut = picture[: height * MEAN_PX, : width * MEAN_PX].astype(float)
     return cut.reshape(height, MEAN_PX, width, MEAN_PX, 3).mean(axis=(1, 3))
@@ -113,7 +118,8 @@ def with_colors_of(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def seam(lab: Lab) -> float:
-    """Gradient energy at borders of tiles to elsewhere, over the same where nothing is tiled."""
+    """Gradient energy at tile borders relative to elsewhere, divided by that of the untiled
+    result."""
     whole, tiled = lab.run([Setting(), Setting(tile_size=TILE_PX)])
     cells = TILE_PX // CELL_PX
     borders = set()
@@ -137,21 +143,21 @@ def restored(lab: Lab, plain: Lab | None) -> dict[str, np.ndarray]:
     return {**pictures, FULL: after}
 
 
-def table(found: dict[str, list[dict]]) -> list[str]:
-    """Rows of means by method."""
+def means_of(found: dict[str, list[dict]]) -> str:
+    """The table of means by method."""
     rows = []
     for method, measured in found.items():
         bands = np.mean([m["correlation"] for m in measured], axis=0)
         mean = {k: np.mean([m[k] for m in measured]) for k in COLUMNS if k != "correlation"}
-        rows.append(
-            f"| {method} | {mean['PSNR']:.2f} | {mean['SSIM']:.3f} | {mean['detail']:.2f} | "
-            f"{' / '.join(f'{b:.2f}' for b in bands)} | {mean['color']:.2f} |"
-        )
-    return rows
+        values = {"PSNR": f"{mean['PSNR']:.2f}", "SSIM": f"{mean['SSIM']:.3f}"}
+        values |= {"detail": f"{mean['detail']:.2f}", "color": f"{mean['color']:.2f}"}
+        values["correlation"] = " / ".join(f"{b:.2f}" for b in bands)
+        rows.append((method, *(values[column] for column in COLUMNS)))
+    return table(("", *COLUMNS), rows)
 
 
 def verdicts(preset: str, found: dict[str, list[dict]], seams: float | None) -> list[str]:
-    """What was aimed at, and whether it holds."""
+    """The goals, and whether they hold."""
 
     def mean(method: str, column: str):
         return np.mean([m[column] for m in found[method]], axis=0)
@@ -180,7 +186,7 @@ AIMS = {"medium": 1, "heavy": 2}
 
 
 def write_pairs(pictures: dict[str, np.ndarray], folder: Path, number: int) -> None:
-    """Two pictures side by side, HYPIR's on a side that only key.csv tells, for every rival."""
+    """Write pairs of images, HYPIR and another method, with the sides recorded only in key.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, rival in enumerate(m for m in (BICUBIC, PLAIN) if m in pictures):
         draw = np.random.default_rng([number, i])
@@ -220,11 +226,9 @@ def section(
             seams = seam(full)
         sys.stdout.write(f"{preset} {name}\n")
         sys.stdout.flush()
-    head = ["| | PSNR | SSIM | detail | correlation | color |", "|---|--:|--:|--:|--:|--:|"]
     floor = verdicts(preset, found, seams) if preset != "light" else []
     picture = f"![{preset}](quality/{preset}.png)"
-    body = "\n".join([*head, *table(found)])
-    return "\n\n".join([f"## {preset}", body, "\n".join(floor), picture]), rows
+    return "\n\n".join([f"## {preset}", means_of(found), "\n".join(floor), picture]), rows
 
 
 def make(plain_lora: Path | None, folder: Path, votes: Path | None) -> None:
@@ -236,28 +240,19 @@ def make(plain_lora: Path | None, folder: Path, votes: Path | None) -> None:
     (folder / "images").mkdir(exist_ok=True)
     write_example(made[EXAMPLE[0]][1][list(PHOTOS).index(EXAMPLE[1])], folder / "images")
     for preset, (_, rows) in made.items():
-        write_sheet(rows, folder / "quality" / f"{preset}.png")
+        sheet = {preset: contact_sheet(rows, SHEET_PX)}
+        (folder / "quality" / f"{preset}.png").write_bytes(encode(sheet, MOST_BYTES)[preset])
     text = "\n\n".join([OPENING, *(part for part, _ in made.values())])
     text += "\n\nWritten by `python -m tools.pages.quality`; do not edit by hand.\n"
     (folder / "quality.md").write_text(text, encoding="utf-8")
 
 
 def write_example(row: Sequence, folder: Path) -> None:
-    """For the README: a part of the photograph, enlarged, restored."""
+    """For the README: a part of the photograph, of the enlarged image and of the restored one."""
     part = {label.split(", ")[1]: picture[EXAMPLE[2]] for picture, label in row}
     gap = np.full((part[FULL].shape[0], 8, 3), 255, np.uint8)
     shown = np.concatenate([part["photograph"], gap, part[BICUBIC], gap, part[FULL]], axis=1)
     Image.fromarray(shown).save(folder / "before_after.jpg", quality=88)
-
-
-def write_sheet(rows: Sequence, file: Path) -> None:
-    """Its colours are rounded until it is small enough."""
-    sheet = contact_sheet(rows, 256)
-    for step in LEVEL_STEPS:
-        content = png(sheet, step)
-        if len(content) <= MOST_BYTES:
-            break
-    file.write_bytes(content)
 
 
 def main() -> None:
@@ -266,11 +261,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "docs")
     parser.add_argument("--votes", type=Path, help="folder for pairs of pictures")
     arguments = parser.parse_args()
-    try:
-        make(arguments.plain_lora, arguments.folder, arguments.votes)
-    except (ValueError, HostError, OSError) as error:
-        sys.exit(str(error))
+    make(arguments.plain_lora, arguments.folder, arguments.votes)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

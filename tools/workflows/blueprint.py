@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
 from typing import Any
 
+from tools import ROOT
 from tools.workflows.graph import NAMESPACE, Graph, Node, Output, Schemas, as_text
 
 NAME = "HYPIR Restore Image"
-FILE = Path(__file__).resolve().parents[2] / "subgraphs" / f"{NAME}.json"
+FILE = ROOT / "subgraphs" / f"{NAME}.json"
 DESCRIPTION = (
-    "Restores a photo in one step: enlarges it, encodes, adds noise if asked to, restores, decodes "
-    "and gives the colours back. The model comes from Load HYPIR LoRA."
+    "Restores a photo in one step: enlarges and encodes it, adds noise if you want, restores, "
+    "decodes and corrects the colours. Connect the model from Load HYPIR LoRA."
 )
 OUTSIDE = 100  # id of the node on the canvas, beyond those inside
 ENTRY, EXIT = -10, -20  # the page's own ids of a subgraph's two ends

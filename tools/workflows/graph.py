@@ -46,6 +46,11 @@ class Model:
     url: str = ""
     """Empty where there is no public file."""
 
+    @property
+    def path(self) -> str:
+        """Its place in a models folder."""
+        return f"{self.directory}/{self.name}"
+
 
 @dataclass(frozen=True)
 class Output:

@@ -1,166 +1,167 @@
-"""What the notes on the canvas of the templates say."""
+"""Texts of the notes in the templates."""
 
 START = """## Start here: press Run
 
 This graph needs no download: its four files come with the pack. They are a **small model**, \
-trained on a CPU from made-up pictures only, to show how everything works. It removes noise, \
-blocks and blur, and draws edges; it does not know what a face is.
+trained on a CPU on synthetic images only, to show how everything works. It removes noise, \
+blocks and blur, and sharpens edges. It does not know what a face looks like.
 
-1. **Load Image**: choose your photo, a small or bad one.
-2. **Upscale Image By**: how much larger the result is; 4 for a small picture.
-3. **Run.** The result is in Save Image. *Before and after* at the right is a slider \
-over both, with Nodes 2.0 (in the settings)."""
+1. **Load Image**: choose your photo, a small or degraded one.
+2. **Upscale Image By**: how much larger the result will be; 4 for a small photo.
+3. **Run.** The result is in Save Image. *Before and after* on the right compares both with a \
+slider; it needs Nodes 2.0 (in the settings)."""
 
 START_NEXT = """## Then
 
-- For real weights open the template *restore_photo*; it says which files it needs and where from.
-- All knobs: *restore_all_controls*.
+- For the real weights, open the template *restore_photo*. It lists the files it needs and where \
+they are.
+- All controls: *restore_all_controls*.
 - The small model takes no prompt: it has no text encoder."""
 
 TWO_FILES = """## Two files
 
 - `models/checkpoints`: `v2-1_512-ema-pruned.safetensors`, Stable Diffusion 2.1 **base** \
-(the 512 px one; not the 768 px v-prediction one)
-- `models/loras`: `HYPIR_sd2.pth` from the authors of HYPIR; its licence is non-commercial
+(the 512 px version, not the 768 px v-prediction version)
+- `models/loras`: `HYPIR_sd2.pth` from the authors of HYPIR; the licence is non-commercial
 
-Press R when they are there, and choose them in Load Checkpoint and Load HYPIR LoRA."""
+Put the files there, press R, and select them in Load Checkpoint and Load HYPIR LoRA."""
 
 THREE_FILES = TWO_FILES.replace("Two files", "Three files").replace(
-    "\n\nPress R",
+    "\n\nPut the files",
     "\n- `models/upscale_models`: any upscale model, here "
-    "`RealESRGAN_x4plus.safetensors`\n\nPress R",
+    "`RealESRGAN_x4plus.safetensors`\n\nPut the files",
 )
 
 CAPTION_FILES = TWO_FILES.replace("Two files", "Three files").replace(
-    "\n\nPress R",
-    "\n- `models/text_encoders`: a model that reads pictures, here "
-    "`qwen3vl_4b_fp8_scaled.safetensors`\n\nPress R",
+    "\n\nPut the files",
+    "\n- `models/text_encoders`: a model that can describe images, here "
+    "`qwen3vl_4b_fp8_scaled.safetensors`\n\nPut the files",
 )
 
 RESTORE = """1. **Load Image**: your photo.
-2. **Upscale Image By**: how much larger the result is. 1 restores at the same size.
-3. Run. The result has exactly the size of the enlarged photo, odd sizes too.
+2. **Upscale Image By**: how much larger the result will be. 1 restores at the same size.
+3. Run. The result has exactly the size of the enlarged photo, odd sizes included.
 
-Any of the host's enlarging nodes may stand there instead, for example Scale Image to Total \
-Pixels or Upscale Image (using Model)."""
+You can use any other resizing node instead, for example Scale Image to Total Pixels or Upscale \
+Image (using Model)."""
 
 PROMPT = """## The prompt
 
-May stay empty. A plain description of what the photo shows ("a brick house behind trees") helps \
-where the photo does not say it. Words of quality do not."""
+It can be empty. A plain description of the photo ("a brick house behind trees") helps where the \
+content is hard to recognize. Quality words do not help."""
 
 COLOUR = """## Colour
 
-The enlarged photo goes in as *reference*: HYPIR Decode takes its colours back from it (wavelet: \
-the large-scale colours; adain: mean and contrast only)."""
+The enlarged photo is the *reference*: HYPIR Decode takes the colours from it (wavelet: the \
+large-scale colours; adain: mean and contrast only)."""
 
-CONTROLS = """Every knob of the restoration in one graph, at settings that suit the public \
+CONTROLS = """Every control of the restoration in one graph, with settings for the public \
 weights. Change one at a time.
 
-*Advanced* inputs (tile sizes, timesteps) appear when you open them on the node. The timestep of \
-the public weights is 200; lower is nearer to the photo, higher invents more."""
+Open the *advanced* inputs on the node to see tile sizes and timesteps. The public weights use \
+timestep 200; lower values stay closer to the photo, higher values invent more."""
 
 TEXTURE = """## Texture
 
 *off* lets the weights decide. *set*, *match* and *map* need weights that were trained with \
-texture; the public file was not, and the node says so. With any weights: HYPIR Match Texture, on \
-the right."""
+texture; the public file was not, and the node reports this. HYPIR Match Texture, on the right, \
+works with any weights."""
 
 ENCODER = """## Encoder (bypassed)
 
-Load HYPIR Encoder is switched off, because no encoder trained for SD2 is public. With one in \
-`models/vae`: select the node and press Ctrl+B."""
+Load HYPIR Encoder is bypassed, because no encoder for SD2 has been published. If you have one in \
+`models/vae`, select the node and press Ctrl+B."""
 
 NOISE = """## Noise
 
-0 stays nearest to the photo. 0.1 to 0.3 frees the result from compression blocks and blur; the \
-public weights stand little of it. Another seed gives another result."""
+0 stays closest to the photo. 0.1 to 0.3 removes compression blocks and blur; the public weights \
+tolerate only a little noise. Each seed gives a different result."""
 
 AFTER = """## Colour and texture, after the step
 
-- **Match Color**: the colours of the enlarged photo.
-- **Match Texture**: 0.5 is a typical richness at 1024 px, 0.3 to 0.4 at 2048 px and more; lower \
-is smoother.
-- **Measure Texture**: what was reached; the map shows where."""
+- **Match Color** applies the colours of the enlarged photo.
+- **Match Texture**: a richness of 0.5 is typical at 1024 px, 0.3 to 0.4 at 2048 px and more; \
+lower is smoother.
+- **Measure Texture** measures the richness of the result; the map shows where it is high."""
 
-VARIANTS = """Four results of one photo, from four different noises, with seeds seed, seed + 1, \
-seed + 2, seed + 3.
+VARIANTS = """Four results of one photo, from four noise seeds: seed, seed + 1, seed + 2, \
+seed + 3.
 
 1. Run and look at all four.
-2. Put the number of the best (0 to 3) into **The one to keep** and run again: only the saving \
-is done anew."""
+2. Enter the number of the best one (0 to 3) in **The one to keep** and run again: ComfyUI only \
+repeats the saving."""
 
 KEEP = """## Compare
 
-The slider shows the enlarged photo and the one to keep."""
+The slider compares the enlarged photo with the result to keep."""
 
 MASK = """1. **Load Image**: your photo; right-click > *Open in Mask Editor* and paint the part \
-that shall be restored.
+to restore.
 2. Run.
 
 Without a painted mask nothing is restored."""
 
-COMPOSITE = """## Why it is put together again
+COMPOSITE = """## Why composite at the end
 
-A decoder moves even far pixels a little. Image Composite Masked keeps every pixel outside the \
-mask as it was."""
+The decoder changes even distant pixels slightly. Image Composite Masked keeps every pixel outside \
+the mask unchanged."""
 
-UPSCALE = """An upscale model enlarges, HYPIR restores at that size. Good for small pictures with \
-clean edges; for noisy ones plain enlarging (Upscale Image By) is often better, as an upscale \
-model sharpens the noise too."""
+UPSCALE = """An upscale model enlarges, then HYPIR restores at that size. Good for small images \
+with clean edges. For noisy ones, Upscale Image By is often better, because an upscale model \
+sharpens the noise too."""
 
 INPAINT = """1. Paint a mask in Load Image (right-click > *Open in Mask Editor*).
 2. HYPIR restores the whole photo.
-3. The base model, without HYPIR, paints the masked part anew from the prompt.
+3. The base model, without HYPIR, repaints the masked part from the prompt.
 
-Restoring first gives the painter a clean surrounding. Any inpainting checkpoint may take the \
-place of the base model."""
+Restoring first gives the inpainting clean surroundings. You can use any inpainting checkpoint \
+instead of the base model."""
 
-OLD = """1. **Load Image**: the scan. Paint the scratches in the mask editor (right-click), a \
+OLD = """1. **Load Image**: the scan. Paint over the scratches in the mask editor (right-click), a \
 little wider than they are.
-2. Say in the prompt what the photo shows.
-3. **A photo with good colours**: any photo; or take strength 0 to keep the faded ones."""
+2. Describe the photo in the prompt.
+3. **A photo with good colours**: any photo; or set strength to 0 to keep the faded colours."""
 
 OLD_STEPS = """## Why shrink first
 
-A scan has more pixels than the photo has detail: grain and dust lie in the surplus. Half the \
-size loses them; HYPIR brings the detail back. Use 1 for a small scan."""
+A scan has more pixels than the photo has detail; the extra pixels contain grain and dust. Half \
+size removes them, and HYPIR restores the detail. Use 1 for a small scan."""
 
 OLD_COLOUR = """## Colour last
 
-*adain* takes mean and contrast, so what faded comes back evenly. *wavelet* in HYPIR Decode would \
-give the fading back to the result."""
+*adain* matches mean and contrast, so faded colours recover evenly. *wavelet* in HYPIR Decode \
+would restore the fading too."""
 
-VIDEO = """1. **Load Video**: your video; the name there is only an example.
-2. **This slice**: start and duration in seconds. Memory holds the frames of one slice.
-3. Run, raise the start by the duration, run again. Every slice is saved as a file of its own, \
+VIDEO = """1. **Load Video**: your video; the name shown is only an example.
+2. **This slice**: start and duration in seconds. The frames of one slice must fit in memory.
+3. Run, increase the start by the duration, and run again. Each slice is saved as a separate file, \
 with its sound.
 
-HYPIR restores each frame by itself and knows nothing of the one before: fine texture may flicker. \
-No noise and an empty or fixed prompt keep it calm."""
+HYPIR restores each frame independently, so fine texture may flicker. No noise and an empty or \
+fixed prompt reduce the flicker."""
 
 FRAMES = """## Memory
 
-Frames x height x width x 12 bytes for each picture in the graph: 48 frames of 1920x1080 px are \
-1.2 GB. Restoring itself asks for one call's tiles only."""
+Each batch of images in the graph takes frames x height x width x 12 bytes: 1.2 GB for 48 frames \
+of 1920x1080 px. The restoration itself needs memory only for the tiles of one call."""
 
-CAPTION = """The host's own Generate Text describes the photo, and the description is the prompt. \
-(Qwen3-VL needs a newer ComfyUI than the rest of this pack: 0.30 knows it.)
+CAPTION = """ComfyUI's Generate Text describes the photo, and the description becomes the prompt. \
+(Qwen3-VL needs a newer ComfyUI than the rest of this pack: 0.30 supports it.)
 
-It runs once per photo; the caption is kept while the photo is the same. To free its memory the \
-host unloads the captioner before the restoration when it must."""
+The caption is generated once per photo and reused while the photo stays the same. If memory is \
+short, ComfyUI unloads the captioning model before the restoration."""
 
 ASK = (
     "Describe this photo in one plain sentence: what is in it, and of what materials. Do not "
     "mention its quality, blur or noise."
 )
 
-OTHER_PRIOR = """The same graph on another base model: only the two files differ.
+OTHER_PRIOR = """The same graph with another base model: only the files differ.
 
-**No HYPIR weights for it have been published.** With weights of your own (made as \
-https://github.com/hypir-nodes/hypir-nodes/blob/main/docs/training.md tells) put \
-them into `models/loras` and choose them in Load HYPIR LoRA. Weights of another base model are \
-refused with a sentence that names both."""
+**No HYPIR weights for it have been published.** If you trained your own (see \
+https://github.com/hypir-nodes/hypir-nodes/blob/main/docs/training.md), put them into \
+`models/loras` and select them in Load HYPIR LoRA. Weights of another base model are refused with \
+an error that names both."""
 
 SDXL_FILES = """## Two files
 
@@ -176,3 +177,10 @@ FLUX_FILES = """## Two files
 
 - `models/checkpoints`: `flux1-dev-fp8.safetensors`, with its text encoders and VAE
 - `models/loras`: your HYPIR weights for Flux"""
+
+Z_IMAGE_FILES = """## Four files
+
+- `models/diffusion_models`: `z_image_bf16.safetensors` (Z-Image-Turbo's file works as well)
+- `models/text_encoders`: `qwen_3_4b.safetensors`
+- `models/vae`: `ae.safetensors`, the VAE of Flux
+- `models/loras`: your HYPIR weights for Z-Image"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tools.workflows import notes
 from tools.workflows.graph import Graph, Model, Output
 
@@ -29,6 +31,30 @@ FLUX = Model(
     "checkpoints",
     f"{HUB}/Comfy-Org/flux1-dev/resolve/main/flux1-dev-fp8.safetensors",
 )
+
+
+def split_file(repository: str, directory: str, name: str) -> Model:
+    """A file of a model that its publisher gives in parts."""
+    return Model(name, directory, f"{HUB}/{repository}/resolve/main/split_files/{directory}/{name}")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A base model in three files."""
+
+    network: Model
+    text: Model
+    text_type: str
+    """What Load CLIP calls the text encoder's kind."""
+    vae: Model
+
+
+Z_IMAGE = Split(
+    split_file("Comfy-Org/z_image", "diffusion_models", "z_image_bf16.safetensors"),
+    split_file("Comfy-Org/z_image_turbo", "text_encoders", "qwen_3_4b.safetensors"),
+    "lumina2",
+    split_file("Comfy-Org/z_image_turbo", "vae", "ae.safetensors"),
+)
 TINY = Model("hypir_tiny.safetensors", "diffusion_models")
 TINY_VAE = Model("hypir_tiny_vae.safetensors", "vae")
 TINY_ENCODER = Model("hypir_tiny_encoder.safetensors", "vae")
@@ -38,6 +64,7 @@ HYPIR_SD2 = Model("HYPIR_sd2.pth", "loras", f"{HUB}/lxq007/HYPIR/resolve/main/HY
 HYPIR_SDXL = Model("hypir_sdxl.safetensors", "loras")
 HYPIR_SD3 = Model("hypir_sd3.safetensors", "loras")
 HYPIR_FLUX = Model("hypir_flux.safetensors", "loras")
+HYPIR_Z_IMAGE = Model("hypir_z_image.safetensors", "loras")
 ENCODER = Model("hypir_encoder_sd2.safetensors", "vae")
 UPSCALER = Model(
     "RealESRGAN_x4plus.safetensors",
@@ -54,7 +81,9 @@ CAPTIONER = Model(
 class Restoration:
     """The parts that every template has: files, prompt, and the one step."""
 
-    def __init__(self, graph: Graph, checkpoint: Model = SD2, lora: Model = HYPIR_SD2) -> None:
+    def __init__(
+        self, graph: Graph, checkpoint: Model | Split = SD2, lora: Model = HYPIR_SD2
+    ) -> None:
         self.graph, self.files = graph, (checkpoint, lora)
 
     def load(self, title: str, text: str, files: str = notes.TWO_FILES) -> None:
@@ -64,14 +93,26 @@ class Restoration:
         self.graph.note(files)
         self.graph.column()
         self.photo = self.graph.add("LoadImage", image=PHOTO)
-        loader = self.graph.add(
-            "CheckpointLoaderSimple", models=[checkpoint], ckpt_name=checkpoint.name
-        )
-        self.base, self.clip, self.vae = loader["MODEL"], loader["CLIP"], loader["VAE"]
+        self.load_base(checkpoint)
         self.model = self.graph.add(
             "HYPIRLoadLora", models=[lora], model=self.base, lora_name=lora.name
         )["MODEL"]
         self.graph.column()
+
+    def load_base(self, base: Model | Split) -> None:
+        """Network, text encoder and VAE, from one file or from three."""
+        add = self.graph.add
+        if isinstance(base, Split):
+            self.base = add("UNETLoader", models=[base.network], unet_name=base.network.name)[
+                "MODEL"
+            ]
+            self.clip = add(
+                "CLIPLoader", models=[base.text], clip_name=base.text.name, type=base.text_type
+            )["CLIP"]
+            self.vae = add("VAELoader", models=[base.vae], vae_name=base.vae.name)["VAE"]
+        else:
+            loader = add("CheckpointLoaderSimple", models=[base], ckpt_name=base.name)
+            self.base, self.clip, self.vae = loader["MODEL"], loader["CLIP"], loader["VAE"]
 
     def load_small(self, *texts: str) -> None:
         """The same for the small model, whose files come with the pack."""

@@ -1,7 +1,7 @@
 """Writes the templates of workflows/ and the blueprint: `python -m tools.workflows.templates`.
 
 Every template is a function that builds one graph; the host's schemas, read from a running host,
-say which widgets a node has and what their defaults are. What they share is in template_parts.py.
+say which widgets a node has and what their defaults are. parts.py holds what they share.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tools import WORKFLOWS
+from tools.command_line import run
 from tools.host.get_host import get_host
-from tools.host.server import HostError, running
+from tools.host.server import running
 from tools.workflows import blueprint, notes, parts
 from tools.workflows.graph import Graph, Model, Schemas, as_text
-from tools.workflows.parts import Restoration
-
-ROOT = Path(__file__).resolve().parents[2]
-WORKFLOWS = ROOT / "workflows"
+from tools.workflows.parts import Restoration, Split
 
 
 def start_here(graph: Graph) -> None:
     r = Restoration(graph)
     r.load_small(notes.START, notes.START_NEXT)
-    # Bicubic as in its training; 2 as ComfyUI's example is large and the first run shall be short.
+    # Bicubic as in its training; 2 as ComfyUI's example is large and the first run should be short.
     large = r.enlarge(r.photo["IMAGE"], 2.0, method="bicubic")
     graph.column()
     positive = graph.add("HYPIRConditioning", model=r.model)["CONDITIONING"]
@@ -132,9 +131,9 @@ def then_inpaint(graph: Graph) -> None:
     image = r.one_step(large, positive)
     graph.column()
     wanted = graph.add(
-        "CLIPTextEncode", title="What shall be there", clip=r.clip, text="a clear blue sky"
+        "CLIPTextEncode", title="What to paint", clip=r.clip, text="a clear blue sky"
     )
-    unwanted = graph.add("CLIPTextEncode", title="What shall not", clip=r.clip)
+    unwanted = graph.add("CLIPTextEncode", title="What to avoid", clip=r.clip)
     latent = graph.add("VAEEncode", pixels=image, vae=r.vae)["LATENT"]
     masked = graph.add("SetLatentNoiseMask", samples=latent, mask=r.photo["MASK"])["LATENT"]
     painted = graph.add(
@@ -163,14 +162,14 @@ def old_photo(graph: Graph) -> None:
     r.load("An old photo", notes.OLD)
     small = graph.add(
         "ImageScaleBy",
-        title="1. Shrink: grain and dust go",
+        title="1. Shrink: removes grain and dust",
         image=r.photo["IMAGE"],
         upscale_method="area",
         scale_by=0.5,
     )["IMAGE"]
     large = graph.add(
         "ImageScaleBy",
-        title="2. Enlarge to the wanted size",
+        title="2. Enlarge to the size you want",
         image=small,
         upscale_method="lanczos",
         scale_by=4.0,
@@ -261,7 +260,9 @@ def caption(graph: Graph) -> None:
     r.show(large, image)
 
 
-def two_files(title: str, text: str, files: str, checkpoint: Model, lora: Model) -> Callable:
+def two_files(
+    title: str, text: str, files: str, checkpoint: Model | Split, lora: Model
+) -> Callable:
     """The short template for a pair of files; the checkpoint may be one without a text encoder."""
 
     def build(graph: Graph) -> None:
@@ -276,7 +277,7 @@ def two_files(title: str, text: str, files: str, checkpoint: Model, lora: Model)
     return build
 
 
-def other_prior(title: str, files: str, checkpoint: Model, lora: Model) -> Callable:
+def other_prior(title: str, files: str, checkpoint: Model | Split, lora: Model) -> Callable:
     """The template of a prior for which no weights have been published."""
     return two_files(f"Restore a photo with {title}", notes.OTHER_PRIOR, files, checkpoint, lora)
 
@@ -297,6 +298,9 @@ TEMPLATES: dict[str, Callable[[Graph], None]] = {
         "Stable Diffusion 3.5", notes.SD3_FILES, parts.SD3, parts.HYPIR_SD3
     ),
     "restore_photo_flux": other_prior("Flux", notes.FLUX_FILES, parts.FLUX, parts.HYPIR_FLUX),
+    "restore_photo_z_image": other_prior(
+        "Z-Image", notes.Z_IMAGE_FILES, parts.Z_IMAGE, parts.HYPIR_Z_IMAGE
+    ),
 }
 
 
@@ -313,16 +317,13 @@ def files(schemas: Schemas) -> dict[Path, str]:
     return written | {blueprint.FILE: blueprint.build(schemas)}
 
 
-def main() -> None:
-    try:
-        with running(get_host()) as server:
-            schemas = server.object_info()
-    except (ValueError, HostError, OSError) as error:
-        sys.exit(str(error))
+def write() -> None:
+    with running(get_host()) as server:
+        schemas = server.object_info()
     for file, text in files(schemas).items():
         file.write_text(text, encoding="utf-8")
         sys.stdout.write(f"{file}\n")
 
 
 if __name__ == "__main__":
-    main()
+    run(write)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-ROOT = Path(__file__).resolve().parents[2]
-WORKFLOWS = ROOT / "workflows"
+from tools import ROOT, WORKFLOWS
+
 ASSETS = ROOT / "docs" / "images"
 SIZE, OVER = (640, 400), 3  # drawn three times as large, then shrunk: smooth edges
 GROUND, INK, FAINT = (24, 26, 30), (240, 240, 240), (120, 124, 130)

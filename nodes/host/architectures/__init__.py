@@ -1,4 +1,4 @@
-"""The families of base models as the host knows them, one entry each; all else asks here."""
+"""The families of base models on the host's side, one entry each; all other code asks here."""
 
 from ....hypir.priors import Prior
 from .architecture import Architecture, TextWidths
@@ -7,8 +7,9 @@ from .sampling import host_sigma, prediction_of
 from .sd3 import STABLE_DIFFUSION_3
 from .sdxl import STABLE_DIFFUSION_XL
 from .stable_diffusion import STABLE_DIFFUSION
+from .z_image import Z_IMAGE_6B
 
-ARCHITECTURES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3, FLUX_1)
+ARCHITECTURES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3, FLUX_1, Z_IMAGE_6B)
 
 __all__ = ["ARCHITECTURES", "Architecture", "TextWidths", "detect", "host_sigma"]
 
@@ -17,7 +18,7 @@ def detect(model) -> tuple[Architecture, Prior]:
     """The family and the prior of a MODEL, from its classes, prediction and latent format.
 
     Raises:
-        ValueError: if HYPIR has no prior like it.
+        ValueError: if HYPIR does not support the model.
     """
     base = model.model
     prediction = prediction_of(model.get_model_object("model_sampling"))

@@ -1,4 +1,4 @@
-"""What the host's side must know about a family of base models: the form of an entry."""
+"""The record that describes a family of base models on the host's side."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from ....hypir.priors import Prior
 
 @dataclass(frozen=True)
 class TextWidths:
-    """Widths of the text inputs of a MODEL: the prior's, unless it is a small model."""
+    """Widths of a MODEL's text inputs: those of the prior, except for small models."""
 
     token: int
     pooled: int
@@ -18,17 +18,17 @@ class TextWidths:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One family of base models, as the host knows it.
+    """One family of base models on the host's side.
 
     `base` below is the host's BaseModel, the `model` of a MODEL.
     """
 
     priors: tuple[Prior, ...]
-    """The family's, told apart by prediction and latent format. How the host names their modules
-    in a LoRA is Prior.lora_prefix."""
+    """The priors of the family, distinguished by prediction and latent format. Prior.lora_prefix is
+    the host's prefix for their modules in a LoRA."""
     is_of: Callable[[Any], bool]
-    """Whether a base is of the family and takes nothing but a latent, a timestep and a text."""
+    """Whether a base belongs to the family and takes only a latent, a timestep and a text."""
     text_widths: Callable[[Any], TextWidths]
-    """Of a base of the family."""
+    """Text widths of a base of the family."""
     longest_tile: Callable[[Any], int | None] = lambda base: None
-    """Cells per side that a base of the family can take at all, None = any."""
+    """Most cells per side that a base of the family supports, None = any."""

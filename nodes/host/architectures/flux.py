@@ -11,7 +11,8 @@ def _is_of(base) -> bool:
     return (
         type(base) is comfy.model_base.Flux
         and isinstance(base.model_config, comfy.supported_models.Flux)
-        and base.model_config.unet_config.get("in_channels") == 16  # Fill, Canny, Depth: more
+        and base.model_config.unet_config.get("in_channels")
+        == 16  # Fill, Canny and Depth take more channels
     )
 
 

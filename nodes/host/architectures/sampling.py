@@ -1,4 +1,4 @@
-"""How the host counts noise for each kind of prediction."""
+"""The host's model sampling and noise levels for each kind of prediction."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class Sampling:
 
     prediction: Prediction
     kind: type
-    """The class that the host mixes into a MODEL's `model_sampling`."""
+    """The host's class in a MODEL's `model_sampling`."""
     sigma: Callable[[NoiseLevel], float]
-    """A noise level as the host counts it."""
+    """Converts a noise level into the host's sigma."""
 
 
 def _noise_to_signal(level: NoiseLevel) -> float:
@@ -35,23 +35,23 @@ SAMPLINGS = (
     Sampling(FLOW, kinds.CONST, _noise_level),
 )
 
-# Other kinds that inherit from these; the last one is missing in older hosts.
+# Other kinds that inherit from these; older hosts lack the last one.
 _OTHERS = tuple(
     getattr(kinds, name) for name in ("EDM", "X0", "IMG_TO_IMG_FLOW") if hasattr(kinds, name)
 )
 
 
 def prediction_of(model_sampling) -> Prediction | None:
-    """What a MODEL's network predicts; None for the host's other kinds."""
+    """The prediction of a MODEL's network; None for the host's other kinds."""
     if isinstance(model_sampling, _OTHERS):
         return None
     return next((s.prediction for s in SAMPLINGS if isinstance(model_sampling, s.kind)), None)
 
 
 def host_sigma(step: OneStep) -> float:
-    """The model level of a step as the host counts it.
+    """The model level of a step as the host's sigma.
 
-    Never through the host's own `sigma(t)`, which a shift moves.
+    It does not use the host's own `sigma(t)`, because a shift node changes that.
     """
     level = step.model_level
     return next(s.sigma(level) for s in SAMPLINGS if s.prediction is step.prediction)

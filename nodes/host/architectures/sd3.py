@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5: a transformer with a table of positions."""
+"""Stable Diffusion 3 and 3.5: a transformer with a position table."""
 
 import comfy.model_base
 
@@ -13,7 +13,7 @@ def _text_widths(base) -> TextWidths:
 
 
 def _longest_tile(base) -> int | None:
-    """The table is (side, side) patches; a tile beyond it fails in the host."""
+    """The position table has (side, side) patches; larger tiles fail in the host."""
     network = base.diffusion_model
     side = network.pos_embed_max_size
     return None if side is None else side * network.x_embedder.patch_size[0]

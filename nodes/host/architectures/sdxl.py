@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: a UNet with two CLIP texts, a pooled text and the sizes of the picture."""
+"""Stable Diffusion XL: a UNet with two CLIP texts, a pooled text and the image sizes."""
 
 import comfy.model_base
 
@@ -6,12 +6,12 @@ from ....hypir.priors import SDXL
 from .architecture import Architecture, TextWidths
 
 NUM_SIZES, SIZE_WIDTH = 6, 256
-"""Its vector holds the pooled text and an embedding of six sizes."""
+"""Its vector contains the pooled text and an embedding of six sizes."""
 
 
 def _is_of(base) -> bool:
     in_channels = base.model_config.unet_config.get("in_channels")
-    return type(base) is comfy.model_base.SDXL and in_channels == 4  # inpainting has 9
+    return type(base) is comfy.model_base.SDXL and in_channels == 4  # inpainting models have 9
 
 
 def _text_widths(base) -> TextWidths:

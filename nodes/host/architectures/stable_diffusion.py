@@ -12,8 +12,9 @@ def _is_of(base) -> bool:
     return (
         type(base) is comfy.model_base.BaseModel
         and isinstance(base.model_config, comfy.supported_models.SD20)
-        and config.get("adm_in_channels") is None  # unCLIP
-        and config.get("in_channels") == 4  # inpainting has 9, depth 5, the upscaler 7
+        and config.get("adm_in_channels") is None  # unCLIP models have one
+        and config.get("in_channels")
+        == 4  # inpainting models have 9, depth models 5, the upscaler 7
     )
 
 

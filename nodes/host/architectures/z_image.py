@@ -1,9 +1,9 @@
-"""Z-Image: a transformer with Qwen3's text, in the host a kind of Lumina 2.
+"""Z-Image: a transformer with Qwen3's text, in the host a variant of Lumina 2.
 
-What the host does for the family, so that nothing is left to do here: it tells the network the
-clean share 1 - s of the noise level s and turns the sign of its output, which points to the clean
-picture; it fills up text and picture to multiples of 32 tokens with learned ones, so one more
-token for the richness counts as text wherever it stands.
+The host already does the rest for this family. It gives the network 1 - s instead of the noise
+level s, and it flips the sign of the output, which points to the clean image. It pads text and
+image to multiples of 32 tokens with learned tokens, so an extra richness token counts as text at
+any position.
 """
 
 import comfy.model_base

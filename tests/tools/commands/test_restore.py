@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
+import imagecodecs
+import numpy as np
 import pytest
 from PIL import Image
 
 from tools.commands import restore
+from tools.workflows.prompt import insert_encoder
 
 
 @pytest.fixture
@@ -19,7 +23,7 @@ def photo(tmp_path) -> Path:
 
 
 def refused(*arguments: object) -> str:
-    with pytest.raises(ValueError, match=r"must|does|would|belong|needs|holds") as error:
+    with pytest.raises(ValueError, match=r"must|does|would|need|supports") as error:
         restore.restore(restore.parse_arguments([str(argument) for argument in arguments]))
     message = str(error.value)
     assert "\n" not in message
@@ -45,7 +49,7 @@ def test_half_a_picture_is_refused(tmp_path):
 
 def test_an_output_that_cannot_be_written_is_refused(photo, tmp_path):
     assert "must end in one of .png" in refused(photo, tmp_path / "a.xyz")
-    assert "does not exist; make it" in refused(photo, tmp_path / "nowhere" / "a.png")
+    assert "does not exist; create it" in refused(photo, tmp_path / "nowhere" / "a.png")
     assert "would overwrite the photo" in refused(photo, photo)
     (tmp_path / "folder.png").mkdir()
     assert "must be a file" in refused(photo, tmp_path / "folder.png")
@@ -59,14 +63,14 @@ def test_the_photo_is_not_overwritten_through_a_link_either(photo, tmp_path):
 def test_a_result_that_the_format_cannot_hold_is_refused(tmp_path):
     file = tmp_path / "wide.png"
     Image.new("RGB", (9000, 1)).save(file)
-    assert "WEBP holds at most 16383 px a side" in refused(file, tmp_path / "a.webp")
+    assert "WEBP supports at most 16383 px per side" in refused(file, tmp_path / "a.webp")
 
 
 def test_weights_are_given_together_and_must_exist(photo, tmp_path):
     weights = tmp_path / "weights.pth"
     weights.touch()
     target = tmp_path / "a.png"
-    assert "belong together" in refused(photo, target, "--lora", weights)
+    assert "need each other" in refused(photo, target, "--lora", weights)
     assert "needs --checkpoint" in refused(photo, target, "--encoder", weights)
     assert "--lora, nowhere.pth, does not" in refused(photo, target, "--lora", "nowhere.pth")
 
@@ -74,9 +78,7 @@ def test_weights_are_given_together_and_must_exist(photo, tmp_path):
 def test_a_moving_picture_is_refused_before_it_is_restored(tmp_path):
     frames = [Image.new("RGB", (20, 10), (60 * i, 0, 0)) for i in range(3)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    assert "must be one picture, but it has 3" in refused(
-        tmp_path / "moving.gif", tmp_path / "a.png"
-    )
+    assert "it has 3 frames" in refused(tmp_path / "moving.gif", tmp_path / "a.png")
 
 
 def test_a_moving_picture_that_is_cut_off_gives_one_sentence(tmp_path):
@@ -104,7 +106,7 @@ def test_a_camera_s_jpeg_with_a_preview_in_it_is_one_picture(tmp_path):
 
 
 def test_a_seed_needs_an_encoder_that_draws(photo, tmp_path):
-    assert "small model's encoder draws nothing" in refused(
+    assert "small model's encoder does not sample" in refused(
         photo, tmp_path / "a.png", "--seed", "3"
     )
 
@@ -150,13 +152,35 @@ def test_transparency_and_colour_profile_are_kept(tmp_path):
     assert max(abs(a - b) for a, b in zip(small.tobytes(), alpha.tobytes(), strict=True)) < 8
 
 
+class Uploads:
+    """Stands where the host's server does and keeps what is sent."""
+
+    def upload_image(self, file: Path) -> str:
+        self.name, self.content = file.name, file.read_bytes()
+        return file.name
+
+
+def test_the_host_gets_plain_rgb_at_the_depth_of_the_photo(tmp_path):
+    ramp = np.linspace(0, 1, 50, dtype=np.float32)[None].repeat(40, 0)
+    Image.fromarray(ramp).save(tmp_path / "scan.tif")
+    Image.fromarray((ramp * 255).astype(np.uint8)).convert("CMYK").save(tmp_path / "print.tif")
+    host = Uploads()
+    assert restore.upload(host, tmp_path / "scan.tif") == "scan.png"
+    sent = imagecodecs.png_decode(host.content)
+    assert sent.dtype == np.uint16 and np.abs(sent / 65535 - ramp[..., None]).max() < 1e-5
+    restore.upload(host, tmp_path / "print.tif")
+    with Image.open(io.BytesIO(host.content)) as picture:
+        assert picture.mode == "RGB"
+        assert np.abs(np.asarray(picture) / 255 - ramp[..., None]).max() < 2 / 255
+
+
 def test_an_encoder_goes_to_encode_only():
     prompt = {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {}},
         "2": {"class_type": "HYPIREncode", "inputs": {"vae": ["1", 2]}},
         "3": {"class_type": "HYPIRDecode", "inputs": {"vae": ["1", 2]}},
     }
-    restore.insert_encoder(prompt, "mine.safetensors")
+    insert_encoder(prompt, "mine.safetensors")
     assert prompt["encoder"]["inputs"] == {"vae": ["1", 2], "encoder_name": "mine.safetensors"}
     assert prompt["2"]["inputs"]["vae"] == ["encoder", 0]
     assert prompt["3"]["inputs"]["vae"] == ["1", 2]

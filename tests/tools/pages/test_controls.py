@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tools.pages import controls
+from tools.pages.contact_sheet import contact_sheet
 from tools.pages.control_sheets import Section
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,7 +38,7 @@ def test_a_page_of_the_small_model_says_so_first(tmp_path):
     page = (tmp_path / controls.PAGE).read_text()
     assert page.startswith(f"# Controls\n\n{opening}")
     assert "![A title](controls/sheet.png)" in page
-    assert "| a | b |\n| --- | --: |\n| 1 | 2 |" in page
+    assert "| a | b |\n|---|--:|\n| 1 | 2 |" in page
     with Image.open(tmp_path / "controls" / "sheet.png") as sheet:
         assert sheet.getpixel((20, 20)) == (0, 0, 0)
         assert sheet.getpixel((0, 0)) == (255, 255, 255)
@@ -48,7 +49,7 @@ def test_a_page_of_the_small_model_says_so_first(tmp_path):
 def test_a_caption_that_would_run_into_the_next_is_refused():
     row = [(np.zeros((8, 8, 3), np.uint8), "far more words than fit under one picture")]
     with pytest.raises(ValueError, match="must not be wider"):
-        controls.contact_sheet([row], 176)
+        contact_sheet([row], 176)
 
 
 @pytest.mark.parametrize(

@@ -60,10 +60,10 @@ def test_a_budget_counts_rare_parts_with_their_share():
     assert budget.largest == "log"
 
 
-def test_the_verdict_names_what_misses_the_aim():
+def test_the_verdict_names_what_misses_the_target():
     good, bad = Budget({"work": 0.96, "data": 0.04}), Budget({"work": 0.9, "data": 0.1})
     first, second = ("tiny", "encoder", False), ("tiny", "adversarial", True)
-    assert train_page.verdict({first: good}, {first: good}) == "The aim is met."
+    assert train_page.verdict({first: good}, {first: good}) == "The target is met."
     text = train_page.verdict({first: good, second: bad}, {first: good, second: good})
     assert "adversarial checkpointing on (10.0%" in text
     assert "waiting for data" in text and "encoder" not in text

@@ -1,1 +1,1 @@
-"""What the paper claims of HYPIR, tested at the size of the small model."""
+"""The paper's claims about HYPIR, tested at the size of the small model."""

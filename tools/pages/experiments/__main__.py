@@ -1,17 +1,18 @@
 """`nox -s experiments -- [options]`: test the paper's claims on the small model."""
 
-import argparse
 import logging
 import sys
 from pathlib import Path
+
+from tools.command_line import Parser, run
 
 from .page import run_experiments
 from .trials import Lab
 
 
-def main(arguments: list[str]) -> int:
-    """Run what the options name; 0 on success, 1 with one sentence on stderr."""
-    parser = argparse.ArgumentParser("nox -s experiments --", description=__doc__)
+def main(arguments: list[str]) -> None:
+    """Run what the options name and write the page."""
+    parser = Parser("nox -s experiments --", description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("models"), help="its folder")
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"), help="for results")
     parser.add_argument("--page", type=Path, default=Path("docs/experiments.md"))
@@ -22,14 +23,9 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     lab = Lab(options.model, options.out, options.steps, tuple(range(options.seeds)))
     only = [name for name in options.only.split(",") if name]
-    try:
-        run_experiments(lab, options.page, only)
-    except (ValueError, OSError, ImportError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+    run_experiments(lab, options.page, only)
     sys.stdout.write(f"wrote {options.page}\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(lambda: main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""What an experiment gives: a table, plots, and a verdict."""
+"""The result of an experiment: a table, plots and a verdict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from statistics import fmean
 HOLDS, FAILS = "holds", "does not hold"
 OPEN, UNDECIDED = "not testable here", "undecided"
 NEAR = 0.03
-"""Smallest difference in dB that is told from none, beside the spread over seeds."""
+"""Smallest difference in dB that counts, besides the spread over seeds."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class Finding:
     """One section of docs/experiments.md."""
 
     name: str
-    """Of its picture's file."""
+    """Name of the plot's file."""
     title: str
     claim: str
-    """What the paper says, or what was to be found out."""
+    """The paper's claim, or the question."""
     method: str
-    """What was compared, at what size."""
+    """The comparison and its size."""
     head: tuple[str, ...]
     rows: list[tuple[str, ...]]
     verdict: str
     """HOLDS, FAILS, OPEN or UNDECIDED."""
     because: str
-    """One sentence with the numbers that decide."""
+    """One sentence with the numbers behind the verdict."""
     panels: tuple[Panel, ...]
     weights: str = ""
-    """Lab.weights() of the model that it was made with."""
+    """Lab.weights() of the tested model."""
 
 
 def clearly_above(a: Sequence[float], b: Sequence[float], least: float = NEAR) -> bool:
@@ -56,7 +56,7 @@ def by_comparison(a: Sequence[float], b: Sequence[float]) -> str:
 
 
 def all_of(verdicts: Sequence[str]) -> str:
-    """Of a claim with several parts: FAILS if one does, HOLDS if all do."""
+    """The verdict on a claim with several parts: FAILS if one fails, HOLDS if all hold."""
     if FAILS in verdicts:
         return FAILS
     return HOLDS if all(v == HOLDS for v in verdicts) else UNDECIDED

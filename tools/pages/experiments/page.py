@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tools.pages.markdown import table
+
 from . import starts, sweeps, training
 from .finding import NEAR, Finding, Panel
 from .trials import LORA, Lab
@@ -32,18 +34,18 @@ EXPERIMENTS: dict[str, Callable[[Lab], Finding]] = {
 OPENING = """\
 # Experiments
 
-What the paper claims of HYPIR, tested at the size of the small model
-([its card](../models/README.md)): a network of 3.8 M parameters, made-up pictures (dead leaves),
-{seeds} seeds, and for experiments that train {steps} steps of 8 crops of 64 px each. That is
-hundreds to thousands of times fewer parameters and some ten thousand times fewer pictures than the
-paper's; a verdict is one about this size. Values are mean +- standard deviation over seeds, on
-{count} held-out pictures per degradation, each restored at the richness of its own target; PSNR
-without colour transfer. In experiments that train, a seed is another training; in the others,
-another set of pictures. The weights are {weights}; a section that was made with earlier ones of the
-same size says so. Less than {near} dB, or than half the spread over seeds, counts as no
-difference: "undecided".
+The paper's claims about HYPIR, tested at the size of the small model
+([its card](../models/README.md)): a network of 3.8 M parameters, synthetic images (dead leaves),
+{seeds} seeds and, for experiments that train, {steps} steps of 8 crops of 64 px. This is hundreds
+to thousands of times fewer parameters and about ten thousand times fewer images than in the paper,
+so each verdict holds for this size only. Values are mean +- standard deviation over seeds, on
+{count} held-out images per degradation, each restored at the richness of its own target; PSNR
+without colour transfer. For experiments that train, each seed is a separate training run; for the
+others, a separate set of images. The weights are {weights}; a section that was made with earlier
+weights of the same size says so. A difference below {near} dB, or below half the spread over seeds,
+counts as "undecided".
 
-| experiment | verdict | because |
+| experiment | verdict | reason |
 |---|---|---|
 {summary}
 """
@@ -84,12 +86,12 @@ def run_experiments(lab: Lab, page: Path, only: Sequence[str] = ()) -> list[Find
 
 
 def beside(page: Path) -> Path:
-    """The folder of the page's plots, and of the findings that it is written from."""
+    """The folder of the page's plots and of the findings it is generated from."""
     return page.parent / page.stem
 
 
 def keep_finding(finding: Finding, file: Path) -> None:
-    """As JSON; plots to six digits, which is more than is seen."""
+    """Save as JSON, with six digits for plots, more than is visible."""
 
     def plain(value):
         if isinstance(value, float):
@@ -103,7 +105,7 @@ def keep_finding(finding: Finding, file: Path) -> None:
 
 
 def load_finding(file: Path) -> Finding:
-    """One that was kept, so that a page holds all that were ever run."""
+    """Load a saved finding, so that the page contains all experiments ever run."""
     fields = json.loads(file.read_text("utf-8"))
     panels = tuple(Panel(**panel) for panel in fields["panels"])
     return Finding(**{**fields, "panels": panels})
@@ -120,24 +122,21 @@ def write_page(lab: Lab, page: Path, found: Sequence[Finding]) -> None:
     weights = lab.weights()
     parts = [OPENING.format(**sizes, weights=weights, summary=summary).strip()]
     for finding in found:
-        if finding.panels:  # those of the first versions were not kept, their pictures were
-            draw(finding, pictures / f"{finding.name}.png")
+        draw(finding, pictures / f"{finding.name}.png")
         parts.append(section(finding, page.stem, weights))
     parts.append("Written by `nox -s experiments`; do not edit by hand.")
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def section(finding: Finding, folder: str, weights: str) -> str:
-    """One experiment as Markdown, and that it is of other weights than `weights` if it is."""
-    rule = ["---"] + ["--:"] * (len(finding.head) - 1)
-    lines = [finding.head, rule, *finding.rows]
+    """One experiment as Markdown, with a note if it used other weights than `weights`."""
     parts = [
         f"## {finding.title}",
         f"*{finding.claim}*",
         finding.method
         if finding.weights == weights
         else f"{finding.method} {EARLIER.format(finding.weights)}",
-        "\n".join(f"| {' | '.join(line)} |" for line in lines),
+        table(finding.head, finding.rows),
     ]
     parts.append(f"![{finding.title}]({folder}/{finding.name}.png)")
     parts.append(f"**{finding.verdict[0].upper()}{finding.verdict[1:]}**: {finding.because}.")

@@ -7,9 +7,9 @@ from statistics import fmean
 
 import torch
 
+from hypir.train.architectures.tiny import tiny_network
 from hypir.train.recipes import Phase, tiny
 from hypir.train.run import make_accelerator, train
-from hypir.train.small_models import tiny_network
 from hypir.weight_files import write_tensors
 
 from .finding import FAILS, HOLDS, UNDECIDED, Finding, Panel, all_of, by_comparison, clearly_above
@@ -60,10 +60,11 @@ def initialisation(lab: Lab) -> Finding:
         away = [[abs(1 - of("variety")(r)) for r in found] for found in (bad, good)]
         parts.append(by_comparison(*away))
         told.append(
-            f"at t = {t} the gradient of the random start is {fmean(ratios):.2f} times the other's "
-            f"over the first {FIRST_STEPS} steps ({parts[-3]}); what the random start reaches at "
-            f"the end, the other has after {', '.join(f'{r:g}' for r in reached)} of {lab.steps} "
-            f"steps, by seed ({parts[-2]}); variety nearer to that of the targets: {parts[-1]}"
+            f"at t = {t}, the random start has {fmean(ratios):.2f} times the gradient of the "
+            f"diffusion start over the first {FIRST_STEPS} steps ({parts[-3]}); the diffusion "
+            "start reaches the final PSNR of the random start after "
+            f"{', '.join(f'{r:g}' for r in reached)} of {lab.steps} steps, by seed ({parts[-2]}); "
+            f"variety closer to that of the targets: {parts[-1]}"
         )
     panels = [
         Panel(
@@ -90,12 +91,12 @@ def initialisation(lab: Lab) -> Finding:
         "step (corollary 1), reaches an accuracy in fewer steps (proposition 4.4) and keeps the "
         "variety of the data (proposition 4.3).",
         "The same adversarial stage on the flow-matching prior and on random weights of the same "
-        f"network, other ones for every seed, with a LoRA of rank {FULL_RANK} (the width of the "
-        "network) on its linear layers; embeddings and modulation stay as they were, in both. Both "
-        "are judged by the trained prior's features. At t = 100 the step starts near the identity "
-        "whatever the network holds, at 364 less so. Spread: of results under noise injected with "
-        "other seeds, in levels of 255; an untrained step lets all noise through, so it is no sign "
-        "of variety by itself.",
+        f"network, new ones for each seed, with a LoRA of rank {FULL_RANK} (the width of the "
+        "network) on the linear layers; embeddings and modulation are not trained in either. The "
+        "discriminator of both uses the features of the trained prior. At t = 100 the step starts "
+        "near the identity, whatever the network contains; at 364 less so. Spread is that of the "
+        "results over seeds of injected noise, in levels of 255. An untrained step passes all "
+        "noise through, so the spread alone is no sign of variety.",
         ("start", *columns),
         rows,
         all_of(parts),
@@ -140,14 +141,14 @@ def pre_removal(lab: Lab) -> Finding:
     return Finding(
         "pre_removal",
         "Degradation pre-removal",
-        "Without the encoder that removes degradation the step misreads what is degraded.",
-        "The adversarial stage behind the trained encoder and behind the plain one, there also at "
-        "a higher noise level, which leaves more to the step.",
+        "Without the degradation-removal encoder, the step misinterprets degraded content.",
+        "The adversarial stage after the trained encoder, after the original encoder, and after "
+        "the original encoder at a higher noise level, which leaves more work to the step.",
         ("encoder", *MEASURES),
         rows,
         by_comparison(with_it, best),
-        f"with it heavy degradation is restored {fmean(with_it) - fmean(best):+.2f} dB nearer to "
-        f"the truth than without at the better timestep",
+        "with the encoder, PSNR on heavy degradation changes by "
+        f"{fmean(with_it) - fmean(best):+.2f} dB compared with the better timestep without it",
         (psnr_panel(lab, variants),),
     )
 
@@ -195,13 +196,13 @@ def prior_sizes(lab: Lab) -> Finding:
         "prior_sizes",
         "Size of the prior",
         "A larger prior restores better.",
-        f"Networks of depth 1, 2 and 3 (width 64 times depth), each trained by flow matching for "
-        f"{steps} steps, for every seed anew, and then as a generator without a GAN, whose weight "
-        f"would grow with the depth.",
+        "Networks of depth 1, 2 and 3 (width 64 times depth). For each seed they are trained by "
+        f"flow matching for {steps} steps, then as a generator without a GAN, because the weight "
+        "of a GAN would grow with the depth.",
         ("depth", *MEASURES),
         rows,
         FAILS if turned else by_comparison(psnrs[-1], psnrs[0]),
-        f"{', '.join(f'{fmean(p):.2f}' for p in psnrs)} dB at depth 1, 2, 3, mean of the "
-        f"degradations",
+        f"{', '.join(f'{fmean(p):.2f}' for p in psnrs)} dB at depth 1, 2, 3, averaged "
+        f"over degradations",
         (Panel("step", PSNR_LABEL, curves),),
     )

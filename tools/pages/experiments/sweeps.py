@@ -13,9 +13,10 @@ from hypir.metrics import detail_ratio
 from hypir.noise import standard_normal
 from hypir.texture import measure_richness
 from hypir.train.adversarial_stage import AdversarialStage
+from hypir.train.architectures import Condition
 from hypir.train.data import Batch
 from hypir.train.generator import Generator, call_network, frozen_encoder
-from hypir.train.models import Condition, load_base
+from hypir.train.models import load_base
 from hypir.train.validation import to_image
 
 from .finding import FAILS, HOLDS, UNDECIDED, Finding, Panel, all_of, clearly_above
@@ -47,13 +48,13 @@ def noise(lab: Lab) -> Finding:
         "noise",
         "Noise strength",
         "More injected noise gives more diverse results that follow the input less.",
-        "The small model on three sets of held-out pictures of medium degradation; spread over "
-        "four seeds of noise in levels of 255.",
+        "The small model on three sets of held-out images with medium degradation. Spread is the "
+        "standard deviation over four noise seeds, in levels of 255.",
         ("noise", "spread", "PSNR", "detail"),
         rows,
         HOLDS if holds else FAILS,
         f"the spread goes from {spreads[0]:.2f} to {spreads[-1]:.2f}, PSNR from {psnrs[0]:.2f} to "
-        f"{psnrs[-1]:.2f} dB, detail from {details[0]:.2f} to {details[-1]:.2f} of the truth's",
+        f"{psnrs[-1]:.2f} dB, detail from {details[0]:.2f} to {details[-1]:.2f} of the target's",
         (
             Panel("noise strength", "spread, levels of 255", {"spread": (list(NOISES), spreads)}),
             Panel("noise strength", "PSNR, dB", {"PSNR": (list(NOISES), psnrs)}),
@@ -85,13 +86,14 @@ def richness(lab: Lab) -> Finding:
     return Finding(
         "richness",
         "Texture richness",
-        "The richness asked for decides how rich the texture becomes.",
-        "The richness token of the small model from 0.3 to 0.9 on three sets of held-out pictures "
-        "of medium degradation; what HYPIR Measure Texture reads on the results, their mean.",
-        ("asked", "measured"),
+        "The requested richness determines the richness of the result.",
+        "The richness token of the small model from 0.3 to 0.9, on three sets of held-out images "
+        "with medium degradation. The table gives the mean that HYPIR Measure Texture measures on "
+        "the results.",
+        ("requested", "measured"),
         [(f"{a:.1f}", f"{m:.3f}") for a, m in zip(RICHNESSES, measured.tolist(), strict=True)],
         HOLDS if correlation >= AIM else FAILS,
-        f"Spearman's rank correlation is {correlation:.3f}, mean over pictures (aim {AIM})",
+        f"Spearman's rank correlation is {correlation:.3f}, mean over images (target {AIM})",
         (
             Panel(
                 "richness asked",
@@ -142,17 +144,17 @@ def timesteps(lab: Lab) -> Finding:
     return Finding(
         "timesteps",
         "Timestep of the prior alone",
-        "How far the degraded latent lies from the clean one decides at which noise level it looks "
-        "like a noised one (the kernel gap of theorem 4.1).",
-        "One step of the prior without a LoRA, behind the encoder, timesteps 25 to 500, on three "
-        "sets of pictures. Both: the network is told t and t turns its output into x0; k = 1: the "
-        f"same without the input scale; coefficient: the network is told {told}, t only turns its "
-        "output into x0. Predicted: s / (1 - s) = deviation of the encoder's error in the latent, "
-        "t = 1000 s. PSNR in dB at the best t.",
+        "The distance between the degraded latent and the clean one determines the noise level at "
+        "which it resembles a noisy latent (the kernel gap of theorem 4.1).",
+        "One step of the prior without a LoRA, after the encoder, at timesteps 25 to 500, on three "
+        "sets of images. Both: t is given to the network and used to compute x0. k = 1: the same "
+        f"without the input scale. Coefficient: the network is given {told}, and t is used only to "
+        "compute x0. Predicted: s / (1 - s) = standard deviation of the encoder's error in the "
+        "latent, t = 1000 s. PSNR in dB at the best t.",
         ("degradation", "best, both", "best, k = 1", "best, coefficient", "predicted t"),
         rows,
         place_verdict(found),
-        f"best at {', '.join(str(b) for b, _ in found)} for {', '.join(STRENGTHS)}, predicted "
+        f"best at {', '.join(str(b) for b, _ in found)} for {', '.join(STRENGTHS)}; predicted: "
         f"{', '.join(f'{p:.0f}' for _, p in found)}",
         (
             Panel("timestep", "PSNR, dB (both)", curves),
@@ -229,15 +231,15 @@ def steps(lab: Lab) -> Finding:
         "steps",
         "One step against many",
         "One step restores as well as multi-step sampling, in a fraction of the time.",
-        "The small model's one step, and its prior's flow without the LoRA in 1, 10 and 50 steps "
-        f"of Euler: from the same latent at the same noise level (t = {times['timestep']}), and "
-        f"from the latent noised to t = {NOISED}, as image-to-image does it. Only the first was "
-        "trained to restore; it is also told the target's richness. Time with encoding and "
-        "decoding, HYPIR's = 1, median of three.",
+        "The small model in one step, compared with its prior without the LoRA in 1, 10 and 50 "
+        "Euler steps of the flow: from the same latent at the same noise level (t = "
+        f"{times['timestep']}), and from the latent with noise added up to t = {NOISED}, as in "
+        "image-to-image. Only the first was trained to restore; it also gets the richness of the "
+        "target. The time includes encoding and decoding, relative to HYPIR; median of three runs.",
         ("method", "PSNR, medium", "time"),
         rows,
         all_of([near, fast]),
-        f"HYPIR {fmean(errors[ours]):.2f} dB, best of the others {fmean(errors[best]):.2f} dB "
+        f"HYPIR {fmean(errors[ours]):.2f} dB, the best of the others {fmean(errors[best]):.2f} dB "
         f"({best}); 50 steps take {taken[_named('from the latent', 50)]:.1f} times as long",
         (
             Panel(

@@ -43,13 +43,13 @@ def discriminators(lab: Lab) -> Finding:
         "discriminators",
         "Backbones of the discriminator",
         "Of DINO, CLIP, diffusion features and ConvNeXt, the last gives the finest texture.",
-        "The prior's own features, against a convolutional network of pixels that learns from "
-        "nothing, and against no discriminator. The others are pretrained networks "
-        f"({', '.join(sorted(TIMM_MODELS.values()))}), which cannot be had here.",
+        "Three variants: the prior's own features, a convolutional network on pixels trained from "
+        "scratch, and no discriminator. The others are pretrained networks "
+        f"({', '.join(sorted(TIMM_MODELS.values()))}), which were not available.",
         ("discriminator", *columns),
         rows,
         OPEN,
-        "pretrained ConvNeXt, DINO and CLIP were not at hand",
+        "pretrained ConvNeXt, DINO and CLIP were not available",
         (psnr_panel(lab, variants),),
     )
 
@@ -65,12 +65,13 @@ def ranks(lab: Lab) -> Finding:
     return Finding(
         "ranks",
         "Rank of the LoRA",
-        "A higher rank restores better, with gains that diminish.",
-        "Rank 8 to 64 on a network 192 wide, trained alike.",
+        "A higher rank restores better, with diminishing gains.",
+        "Ranks 8 to 64 on a network of width 192, trained in the same way.",
         ("rank", *MEASURES),
         rows,
         all_of(parts),
-        f"each doubling gives {', '.join(f'{g:+.2f}' for g in gains)} dB, mean of the degradations",
+        f"each doubling changes PSNR by {', '.join(f'{g:+.2f}' for g in gains)} dB, averaged over "
+        "degradations",
         (psnr_panel(lab, variants),),
     )
 
@@ -102,16 +103,16 @@ def losses(lab: Lab) -> Finding:
     return Finding(
         "losses",
         "Losses one at a time",
-        "The adversarial term brings the texture that MSE averages away, and MSE the likeness.",
-        "The adversarial stage with all terms (error and amount of detail of latents, GAN), "
-        "without the GAN, and with one term only. LPIPS needs a backbone that cannot be had here.",
+        "The adversarial loss adds the texture that MSE averages away; MSE ensures fidelity.",
+        "The adversarial stage with all losses (error and amount of detail of latents, GAN), "
+        "without the GAN, and with a single loss. LPIPS needs a backbone that was not available.",
         ("losses", *MEASURES),
         rows,
         all_of(parts),
-        f"detail is {detail['all']:.2f} of the truth's with all terms and "
+        f"detail is {detail['all']:.2f} of the target's with all losses and "
         f"{detail['all but GAN']:.2f} without the GAN ({parts[0]}), at a correlation of "
         f"{fmean(correlation['all']):.3f} and {fmean(correlation['all but GAN']):.3f} "
-        f"({parts[1]}); MSE alone lies nearer to the truth than the GAN alone ({parts[2]})",
+        f"({parts[1]}); MSE alone is closer to the target than the GAN alone ({parts[2]})",
         (psnr_panel(lab, variants),),
     )
 
@@ -128,16 +129,16 @@ def timesteps_trained(lab: Lab) -> Finding:
     return Finding(
         "timesteps_trained",
         "Timestep and input scale in training",
-        "Which timestep is right for a flow prior, and whether its input must be scaled by k, are "
-        "not published. Ours: 364, the signal-to-noise ratio of SD2's 200, for SD3 and Flux; 100 "
-        "for the small model; and k = sqrt((1-s)^2 + s^2).",
+        "The paper does not say which timestep is right for a flow model, or whether its input "
+        "must be scaled by k. We use 364, which has the signal-to-noise ratio of SD2's 200, for "
+        "SD3 and Flux, 100 for the small model, and k = sqrt((1-s)^2 + s^2).",
         "The adversarial stage at three timesteps, and at 364 without the scale (0.733).",
         ("timestep", *MEASURES),
         rows,
         all_of([ours, scaled]),
-        f"best is {best}; 100 against 364 {fmean(psnrs['100']) - fmean(psnrs['364']):+.2f} dB "
-        f"({ours}), k against 1 at 364 {fmean(psnrs['364']) - fmean(psnrs['364, k = 1']):+.2f} dB "
-        f"({scaled})",
+        f"{best} is best; 100 compared with 364: "
+        f"{fmean(psnrs['100']) - fmean(psnrs['364']):+.2f} dB ({ours}); k compared with 1 at 364: "
+        f"{fmean(psnrs['364']) - fmean(psnrs['364, k = 1']):+.2f} dB ({scaled})",
         (psnr_panel(lab, variants),),
     )
 
@@ -169,16 +170,18 @@ def contents(lab: Lab) -> Finding:
     return Finding(
         "contents",
         "Conditioning by content",
-        "A right prompt helps; a wrong one is ignored unless the picture is very bad.",
-        "Dead leaves of one texture each (stripes, checks, rough noise), told by a token of its "
-        "own in training, dropped at random, without a richness token; then restored when told "
-        f"right, wrong or nothing. {LONGER} times as many steps as elsewhere, since a token begins "
-        "at nothing. PSNR in dB on four pictures of each texture.",
+        "A correct prompt helps; a wrong one is ignored unless the image is badly degraded.",
+        "Dead leaves images with one texture each (stripes, checks, rough noise). In training, a "
+        "token names the texture and is dropped at random; there is no richness token. Then images "
+        f"are restored with the right token, a wrong one, or none. Training takes {LONGER} times "
+        "as many steps as elsewhere, because the tokens start from zero. PSNR in dB on four images "
+        "of each texture.",
         ("degradation", *WORDS),
         rows,
         all_of(parts),
-        f"told right: {means[0]:+.3f} dB light, {means[2]:+.3f} dB heavy ({parts[0]}); told wrong: "
-        f"{means[1]:+.3f} and {means[3]:+.3f} ({parts[1]}), more on heavy ({parts[2]})",
+        f"compared with no token, the right one changes PSNR by {means[0]:+.3f} dB on light and "
+        f"{means[2]:+.3f} dB on heavy degradation ({parts[0]}), a wrong one {means[1]:+.3f} and "
+        f"{means[3]:+.3f} dB ({parts[1]}), with a larger effect on heavy ({parts[2]})",
         (Panel("degradation (0 light, 1 heavy)", "PSNR, dB", curves),),
     )
 

@@ -30,15 +30,16 @@ from hypir.train.recipes import Phase, Recipe, tiny
 from hypir.train.run import make_accelerator
 from hypir.train.validation import to_image
 from hypir.weights import read_weights
+from tools.workflows.parts import TINY, TINY_ENCODER, TINY_LORA, TINY_VAE
 
 log = logging.getLogger(__name__)
 
 FILES = {
-    "autoencoder_file": "vae/hypir_tiny_vae.safetensors",
-    "prior_file": "diffusion_models/hypir_tiny.safetensors",
-    "encoder_file": "vae/hypir_tiny_encoder.safetensors",
+    "autoencoder_file": TINY_VAE.path,
+    "prior_file": TINY.path,
+    "encoder_file": TINY_ENCODER.path,
 }
-LORA = "loras/hypir_tiny_lora.safetensors"
+LORA = TINY_LORA.path
 HELD_OUT_SEED = 900_001
 """Of canvases that no training draws."""
 CROP, COUNT = 96, 8

@@ -1,1 +1,1 @@
-"""Work, time, memory and seams, measured: `nox -s bench`."""
+"""Measurements of computation, time, memory and seams: `nox -s bench`."""

@@ -1,4 +1,4 @@
-"""Wall clock: the pack's graph in the host, the models' share of it, and the reference plan."""
+"""Wall clock: the pack's graph in the host, the share of the models, and the reference plan."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Times:
     """CPU seconds of the process, all threads: less disturbed by other programs."""
     models: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     peak_vram: int = 0
-    """Highest allocation on the GPU beyond what was there before, 0 without one."""
+    """Peak allocation on the GPU above the starting level, 0 without a GPU."""
 
     @property
     def in_models(self) -> float:
@@ -74,14 +74,14 @@ class Stopwatch:
 
 
 def now() -> float:
-    """Seconds, after everything that was asked of the GPU is done."""
+    """Seconds, after the GPU has finished all queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def picture(px: int) -> Tensor:
-    """Any picture does: (1, px, px, 3)."""
+    """A random image (1, px, px, 3)."""
     return torch.rand(1, px, px, 3, generator=torch.Generator().manual_seed(0))
 
 
@@ -108,7 +108,7 @@ def watch_pack(model: Any, vae: Any) -> Stopwatch:
 
 
 class Reference:
-    """The reference plan on diffusers' models, the LoRA as peft keeps it."""
+    """The reference plan on diffusers' models, with the LoRA unmerged, as peft keeps it."""
 
     def __init__(self, dtype: torch.dtype, lora: dict[str, Tensor], device: str):
         self.dtype, self.device = dtype, device

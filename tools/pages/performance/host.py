@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[3]
+from tools import ROOT
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def start(host_folder: Path) -> Host:
     Without a GPU the host is told to use its CPU, torch's fused attention as it does on NVIDIA
     GPUs, and bfloat16 where weights have it (it would compute in float32 otherwise).
     """
-    sys.path.insert(0, str(host_folder))  # first, since this repository has a folder `nodes` too
+    sys.path.insert(0, str(host_folder))  # first, because this repository also has a folder `nodes`
     arguments = ["main.py", "--use-pytorch-cross-attention"]
     if not torch.cuda.is_available():
         arguments.append("--cpu")
@@ -54,7 +54,7 @@ def start(host_folder: Path) -> Host:
         comfy.model_management.should_use_bf16 = lambda *_, **__: True
     import nodes
 
-    logging.getLogger().setLevel(logging.ERROR)  # the host's and the pack's lines
+    logging.getLogger().setLevel(logging.ERROR)  # log lines of the host and the pack
     loaded = asyncio.run(nodes.load_custom_node(str(ROOT), module_parent="custom_nodes"))
     if not loaded:
         raise RuntimeError("the host could not load the pack; its log says why")
@@ -64,7 +64,7 @@ def start(host_folder: Path) -> Host:
 
 
 def make_model(unet_state: dict[str, Tensor], dtype: torch.dtype) -> Any:
-    """The host's MODEL from a diffusers UNet's weights; they are taken out of the dict."""
+    """The host's MODEL from a diffusers UNet's weights, which are removed from the dict."""
     import comfy.sd
 
     model = comfy.sd.load_diffusion_model_state_dict(unet_state, model_options={"dtype": dtype})
@@ -112,7 +112,7 @@ def meta_networks(dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def small_models(dtype: torch.dtype) -> tuple[Any, Any]:
-    """MODEL and VAE of the right classes and 1/10 of the width, for stand-ins to be put in."""
+    """MODEL and VAE of the right classes at 1/10 of the width, to be replaced by stand-ins."""
     import comfy.model_base
     import comfy.model_management
     import comfy.model_patcher

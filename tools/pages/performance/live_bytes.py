@@ -1,4 +1,4 @@
-"""Exact accounting of live tensors: bytes of every storage made inside, from birth to death."""
+"""Exact accounting of live tensors: the bytes of every storage, from creation to release."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Inside, `live` is the bytes of tensors made since the start and `peak` its highest value.
+    """In this context, `live` is the bytes of tensors created since its start, `peak` the maximum.
 
-    Tensors from outside never count. What a kernel allocates and frees by itself is not seen.
+    Existing tensors do not count, nor does the workspace that a kernel allocates and frees itself.
     Works on any device, also on meta, where nothing is computed.
     """
 
@@ -24,12 +24,12 @@ class LiveBytes(TorchDispatchMode):
         self._known: dict[int, weakref.ref] = {}
 
     def ignore(self, *tensors: torch.Tensor) -> None:
-        """Leave these out from now on."""
+        """Exclude these tensors from now on."""
         for tensor in tensors:
             self._known.setdefault(*self._entry(tensor.untyped_storage(), counted=0))
 
     def burst(self, size: int) -> None:
-        """Count `size` bytes that live for a moment now."""
+        """Count `size` bytes that exist only at this moment."""
         self.peak = max(self.peak, self.live + size)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

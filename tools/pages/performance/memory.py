@@ -1,8 +1,8 @@
-"""Peak memory beyond the weights and the pictures that go in and come out.
+"""Peak memory without the weights, the input image and the output image.
 
-The pack's own nodes run on pictures of the real size; where they call a network, a stand-in counts
-the bytes that the full-size network needs for that tile, found by running it on the meta device.
-So every size is exact, and needs no computing. Attention counts as fused, as on a GPU.
+The pack's own nodes run on images of the real size. Where they call a network, a stand-in counts
+the bytes that the full-size network needs for that tile, measured on the meta device. So the result
+is exact for every size and needs no computation. Attention counts as fused, as on a GPU.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def _networks() -> tuple[Any, Any]:
 
 @cache
 def bytes_of_call(stage: str, batch: int, height: int, width: int) -> int:
-    """Highest sum of activations during one call of a network, its result included."""
-    with _disable_current_modes():  # an outer count shall not see what is only probed
+    """Peak of activations during one call of a network, including its result."""
+    with _disable_current_modes():  # an outer count must not include the probe
         return _probe(stage, batch, height, width)
 
 
@@ -67,7 +67,8 @@ def _probe(stage: str, batch: int, height: int, width: int) -> int:
 
 
 class StandIns:
-    """What stands where the networks are: counts their bytes in `tracked`, returns a constant."""
+    """Replacements of the networks: they count the networks' bytes in `tracked` and return a
+    constant."""
 
     def __init__(self) -> None:
         self.tracked: LiveBytes | None = None

@@ -27,7 +27,7 @@ VAE_CONFIG = {  # the same, vae/config.json
 }
 TEXT_TOKENS = 77
 CONTEXT_WIDTH = 1024
-BIAS_STD = 0.02  # the host takes an SD2 UNet with larger ones for a v-prediction model
+BIAS_STD = 0.02  # with larger values, the host takes an SD2 UNet for a v-prediction model
 
 
 def make_unet(device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -49,7 +49,7 @@ def make_vae(device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Modu
 
 
 def add_lora(unet: nn.Module) -> None:
-    """The reference's LoRA as peft keeps it, beside the weights: rank 256 on 257 modules."""
+    """The reference's LoRA, unmerged as in peft: rank 256 on 257 modules."""
     from peft import LoraConfig
 
     config = LoraConfig(r=PUBLIC_RANK, lora_alpha=PUBLIC_RANK, target_modules=list(TARGETS))
@@ -90,7 +90,7 @@ def context(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def randomize(module: nn.Module, seed: int) -> None:
-    """Weights that keep the size of the signal: N(0, 1 / fan in), norms near one."""
+    """Weights that preserve the signal's scale: N(0, 1 / fan in), norms near one."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(module.named_parameters()):
         if parameter.ndim > 1:

@@ -1,4 +1,4 @@
-"""`nox -s bench -- parity`: the host with this pack against diffusers + peft, full size.
+"""`nox -s bench -- parity`: the host with this pack compared with diffusers + peft, full size.
 
 Random full-size weights, a rank-256 LoRA of the public file's 257 modules, float32, one 512 px
 tile: encode, step at t = 200, decode without clamping.
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hypir.priors import SD2
 from tools.host.get_host import get_host
+from tools.pages.markdown import table
 from tools.pages.performance import clock, host, models, report
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ RESULTS = ("encoded latent", "restored latent", "decoded image")
 def of_diffusers(
     unet: torch.nn.Module, vae: torch.nn.Module, lora: dict[str, Tensor]
 ) -> tuple[list[Tensor], float]:
-    """What the reference computes, and how much the LoRA changes the network's output.
+    """The reference's results, and how much the LoRA changes the network's output.
 
     Returns:
         Latent and restored latent (both scaled), image; root mean square of the change of eps in
@@ -62,7 +63,7 @@ def of_diffusers(
 def of_host(
     pack: host.Host, unet_state: dict, vae_state: dict, lora: dict[str, Tensor]
 ) -> list[Tensor]:
-    """The same through the pack's nodes; the decoder before its clamp."""
+    """The same through the pack's nodes; the decoder's output before clamping."""
     model = host.make_model(unet_state, torch.float32)
     vae = host.make_vae(vae_state, torch.float32)
     with tempfile.TemporaryDirectory() as folder:
@@ -94,13 +95,13 @@ def main(options: list[str]) -> None:
         rows.append((name, f"{error:.1e}", f"{float(theirs.std()):.3f}"))
     text = "\n\n".join(
         [
-            "The pack in the host against diffusers + peft: random full-size weights, rank-256 "
-            f"LoRA on the public file's 257 modules, float32, {report.machine()}, one {PX} px "
-            f"tile: encode, step at t = {SD2.timestep}, decode before clamping. Aim: at most "
-            f"{TARGET:.0e} on latents.",
-            report.table(("result", "largest error", "standard deviation"), rows),
-            f"The LoRA changes what the network returns by {change:.2f} standard "
-            "deviations (root mean square).",
+            "The pack in ComfyUI compared with diffusers + peft: random full-size weights, "
+            f"rank-256 LoRA on the 257 modules of the public file, float32, {report.machine()}, "
+            f"one {PX} px tile: encode, step at t = {SD2.timestep}, decode before clamping. "
+            f"Target: at most {TARGET:.0e} on latents.",
+            table(("result", "largest error", "standard deviation"), rows),
+            f"The LoRA changes the network's output by {change:.2f} standard deviations (root mean "
+            "square).",
         ]
     )
     log.info("%s", text)

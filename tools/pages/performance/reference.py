@@ -1,7 +1,7 @@
 """The reference plan: 512 px tiles, 256 px stride, Gaussian blend, the last tile at the edge.
 
 Written from a description of the public implementation's behaviour: each of the three stages is
-tiled and blended by itself; the sum is kept in bfloat16 and the weights' in float32.
+tiled and blended separately; the sum is kept in bfloat16, and that of the weights in float32.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 TILE, STRIDE = 64, 32  # cells
-VARIANCE = 0.01  # of the blend, in units of the tile squared: 4e-6 at the edge
+VARIANCE = 0.01  # variance of the blend, in units of the squared tile side: 4e-6 at the edge
 
 
 def starts(length: int, tile: int = TILE, stride: int = STRIDE) -> list[int]:
@@ -30,7 +30,8 @@ def count_tiles(height: int, width: int) -> int:
 
 
 def gaussian_weights(tile: int) -> Tensor:
-    """(tile, tile); the rows' middle is half a cell off, as in the public implementation."""
+    """(tile, tile); vertically the centre is off by half a cell, as in the public
+    implementation."""
     rows = _density((torch.arange(tile) - tile / 2) / tile)
     columns = _density((torch.arange(tile) - (tile - 1) / 2) / tile)
     return rows[:, None] * columns[None, :]
@@ -68,7 +69,7 @@ def run_stage(
 
 
 def transfer_color(image: Tensor, source: Tensor) -> Tensor:
-    """High frequencies of `image`, low ones of `source`, (1, 3, H, W), both split whole."""
+    """High frequencies of `image` and low ones of `source`, (1, 3, H, W), both split untiled."""
     return _split(image)[0] + _split(source)[1]
 
 

@@ -4,37 +4,31 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "performance.md"
+from tools import ROOT
+
+PAGE = ROOT / "docs" / "performance.md"
 INTRODUCTION = """# Performance
 
-Written by `nox -s bench` (and `-- seams`, `-- parity`, `-- train`); do not edit by hand. All
-numbers but those of training are for models of SD2.1's full size with random weights: work, time
-and memory do not depend on the weights' values. Sizes are those of the (square) result.
+Written by `nox -s bench` (and `-- seams`, `-- parity`, `-- train`); do not edit by hand. Except for
+training, all numbers are for models of SD2.1's full size with random weights: computation, time and
+memory do not depend on the values of the weights. Sizes are those of the (square) result.
 
-"Limit" is every pixel and every latent processed once: 512 px tiles, no overlap, LoRA merged.
-"Reference plan" is that of the public implementation: 512 px tiles, 256 px stride, Gaussian blend,
-LoRA of rank 256 not merged.
+The "limit" processes every pixel and every latent exactly once: 512 px tiles, no overlap, LoRA
+merged. The "reference plan" is that of the public implementation: 512 px tiles, 256 px stride,
+Gaussian blend, LoRA of rank 256 not merged.
 """
 SECTIONS = {
-    "work": ("Work", "restore"),
+    "work": ("Computation", "restore"),
     "clock": ("Wall clock", "restore"),
     "memory": ("Memory", "restore"),
     "seams": ("Seams", "seams"),
     "parity": ("Parity with diffusers and peft", "parity"),
     "train": ("Training", "train"),
 }
-
-
-def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """A markdown table; the first column left, the others right."""
-    lines = ["| " + " | ".join(map(str, head)) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
 
 
 def machine() -> str:

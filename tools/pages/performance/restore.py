@@ -1,4 +1,4 @@
-"""`nox -s bench -- restore`: work, wall clock and memory of restoring a picture."""
+"""`nox -s bench -- restore`: computation, time and memory of restoring an image."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from hypir.tiling import CELL_PX
 from tools.host.get_host import get_host
+from tools.pages.markdown import table
 from tools.pages.performance import clock, host, live_bytes, memory, models, report, work
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 def main(options: list[str]) -> None:
     parser = argparse.ArgumentParser("nox -s bench -- restore", description=__doc__)
     parser.add_argument(
-        "--sizes", type=int, nargs="*", default=[512, 1024], help="timed, in px; 0 to 6144"
+        "--sizes", type=int, nargs="*", default=[512, 1024], help="sizes to time in px, 0 to 6144"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of the timed models")
     parser.add_argument("--only", choices=("work", "clock", "memory"), nargs="*")
@@ -70,14 +71,15 @@ def work_section() -> str:
     ]
     return "\n\n".join(
         [
-            "TFLOP of one picture, counted on meta (torch.utils.flop_counter on the full-size "
-            "models, one call per shape of tile times the number of tiles). Blending and colour "
-            "transfer, far below a per cent, are not counted.",
-            report.table((*head, "ours / limit", "reference / ours"), rows),
-            "The plans:",
-            report.table(("result", "autoencoder", "network"), plans),
-            "The planner's cost constants (hypir/priors.py) against the count, TFLOP per tile:",
-            report.table(("stage", "tile", "counted", "constants", "difference"), counted),
+            "TFLOP for one image, counted on the meta device (torch.utils.flop_counter on the "
+            "full-size models: one call per tile shape, multiplied by the number of tiles). "
+            "Blending and colour transfer are not counted; they are far below 1 %.",
+            table((*head, "ours / limit", "reference / ours"), rows),
+            "Tiles of each plan:",
+            table(("result", "autoencoder", "network"), plans),
+            "The planner's cost constants (hypir/priors.py) compared with the count, in TFLOP per "
+            "tile:",
+            table(("stage", "tile", "counted", "constants", "difference"), counted),
         ]
     )
 
@@ -109,20 +111,20 @@ def memory_section(pack: host.Host) -> str:
     head += ("ours / limit", "reference / ours", "ours / ours at 1024 px")
     return "\n\n".join(
         [
-            "Highest sum of live tensors in MiB, beyond the weights, the input and the final "
-            "image, networks in 16 bit. The pack's own nodes run on pictures of the real size; "
-            "where they call a network, the activations of that call are counted on meta, with "
-            "fused attention. Scratch space inside kernels is not seen. On a GPU the activations "
-            "lie in its memory and the blended pictures in the computer's. The limit here is one "
-            "512 px tile alone: larger tiles spend memory to save work.",
-            report.table(head, rows),
+            "Peak of live tensors in MiB, without the weights, the input and the final image; "
+            "networks in 16 bit. The pack's own nodes run on images of the real size. Where they "
+            "call a network, the activations of the call are counted on the meta device, with "
+            "fused attention. Workspace inside kernels is not counted. On a GPU, the activations "
+            "are in GPU memory and the blended images in main memory. The limit here is a single "
+            "512 px tile: larger tiles use more memory to save computation.",
+            table(head, rows),
         ]
     )
 
 
 @dataclass(frozen=True)
 class Clocked:
-    """What the wall clock said."""
+    """The measured times."""
 
     dtype: str
     ours: dict[int, clock.Times]
@@ -134,7 +136,7 @@ class Clocked:
     live: float
     """MiB of live tensors at the peak of the real run at 512 px, beyond the final image."""
     expected: float
-    """The same as the memory table counts it."""
+    """The same, as counted for the memory table."""
 
 
 def run_clock(pack: host.Host, sizes: list[int], dtype: str) -> Clocked:
@@ -163,7 +165,7 @@ def run_clock(pack: host.Host, sizes: list[int], dtype: str) -> Clocked:
     gc.collect()
     reference = clock.Reference(kind, lora, device)
     theirs = {}
-    reference.graph(512)()  # warm, as ours is
+    reference.graph(512)()  # warm up, as for our run
     for px in (px for px in sizes if px <= 2048):
         theirs[px] = reference.watch.run(reference.graph(px))
         log.info("reference %d px: %s", px, theirs[px])
@@ -181,17 +183,19 @@ def clock_section(clocked: Clocked) -> str:
     ours, theirs = clocked.ours, clocked.theirs
     return "\n\n".join(
         [
-            f"{report.machine()}, {clocked.dtype}. Seconds for the three nodes Encode, Restore and "
-            "Decode (wavelet colours) in the host, LoRA merged, models loaded, against the sum of "
-            "the calls of the UNet and the autoencoder in the same run. The reference plan runs on "
-            "diffusers and peft. Other programs may have run at the same time: total / model calls "
-            "compares within one run, and the last two ratios are of CPU time, which that disturbs "
-            "less. The limit is the 512 px run times the number of 512 px tiles.",
-            report.table(_CLOCK_HEAD, [_clock_row(px, ours, theirs) for px in SIZES]),
-            f"Once per loaded model: {clocked.merge:.1f} s for loading and merging the LoRA (257 "
-            "modules, rank 256).",
-            f"Check of the memory table: live tensors of the real run at 512 px, {clocked.live:.0f}"
-            f" MiB; counted on meta for the networks alone, {clocked.expected:.0f} MiB.",
+            f"{report.machine()}, {clocked.dtype}. Seconds for the nodes Encode, Restore and "
+            "Decode (wavelet colours) in ComfyUI, with the LoRA merged and the models loaded, "
+            "compared with the sum of the calls of the UNet and the autoencoder in the same run. "
+            "The reference plan runs on diffusers and peft. Other programs may have run at the "
+            "same time. The ratio total / model calls compares within one run, and the last two "
+            "ratios use CPU time, which other programs disturb less. The limit is the time of the "
+            "512 px run multiplied by the number of 512 px tiles.",
+            table(_CLOCK_HEAD, [_clock_row(px, ours, theirs) for px in SIZES]),
+            f"Loading and merging the LoRA (257 modules, rank 256) takes {clocked.merge:.1f} s "
+            "once per loaded model.",
+            f"Check of the memory table: the real run at 512 px has {clocked.live:.0f} MiB of live "
+            f"tensors; the count on the meta device gives {clocked.expected:.0f} MiB for the "
+            "networks alone.",
             _unmeasured(),
         ]
     )
@@ -223,7 +227,7 @@ def _unmeasured() -> str:
     if torch.cuda.is_available():
         return "Measured on the GPU named above."
     return (
-        "Not measured here: any GPU (fp16 and bf16 there, transfers between the computer's memory "
-        "and the GPU's, dynamic VRAM). `nox -s bench -- --dtype fp16 "
-        "--sizes 512 1024 2048 4096 6144` runs the same on one."
+        "No GPU was measured here (fp16 and bf16 on a GPU, transfers between main memory and GPU "
+        "memory, dynamic VRAM). To run the same on a GPU: `nox -s bench -- --dtype fp16 "
+        "--sizes 512 1024 2048 4096 6144`."
     )

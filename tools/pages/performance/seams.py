@@ -1,6 +1,6 @@
 """`nox -s bench -- seams`: how visible tile borders are, by stage and overlap.
 
-Two tiles side by side on a photo enlarged twice, against the same stage untiled, with full-size
+Two tiles side by side on a photo enlarged 2x, compared with the same stage untiled, with full-size
 models and random weights.
 """
 
@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from hypir.color import transfer_color
-from hypir.priors import SD2, VAE_COST
-from hypir.tiling import CELL_PX, Axis, Tile, TilePlan, run_tiles
+from hypir.priors import SD2
+from hypir.tiling import CELL_PX, VAE_COST, Axis, Tile, TilePlan, run_tiles
+from tools.pages.markdown import table
 from tools.pages.performance import models, report
 
 log = logging.getLogger(__name__)
@@ -32,14 +33,15 @@ DEPTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16)  # cells from the edge of a tile
 
 @dataclass(frozen=True)
 class Seam:
-    """How a tiled result differs from the untiled one around the border of two tiles."""
+    """The difference of a tiled and the untiled result around the border of two tiles."""
 
     band: float
-    """Gradient energy across the border to that elsewhere, over the same of the untiled result."""
+    """Gradient energy across the border relative to elsewhere, divided by that of the untiled
+    result."""
     line: float
     """The same for the worst single line of the border."""
     line_elsewhere: float
-    """The worst line outside: what counts as nothing."""
+    """The worst line outside the border: the level without a seam."""
     difference: float
     """Root mean square of tiled minus untiled, in standard deviations of the untiled."""
 
@@ -58,8 +60,8 @@ def measure(tiled: Tensor, whole: Tensor, axis: Axis, scale: int) -> Seam:
     """The seam between two tiles side by side.
 
     Line k lies between columns k - 1 and k; those of the overlap and MARGIN cells on either side
-    are the border. The last cells are left out, since the untiled result goes on there. 1 = as in
-    the untiled result.
+    are the border. The last cells are excluded, because the untiled result continues there. 1 = as
+    in the untiled result.
 
     Args:
         tiled, whole: (B, C, H, W), W = axis.length * scale.
@@ -83,7 +85,7 @@ def measure(tiled: Tensor, whole: Tensor, axis: Axis, scale: int) -> Seam:
 
 
 def error_by_depth(part: Tensor, whole: Tensor, scale: int) -> list[float]:
-    """How wrong a tile is near its right edge, beyond which the picture goes on.
+    """The error of a tile by distance from its right edge, where the image continues.
 
     Returns:
         For every distance of DEPTHS from that edge the root mean square of tile minus whole, in
@@ -219,15 +221,16 @@ def main(options: list[str]) -> None:
 
 def section(found: list[Found]) -> str:
     parts = [
-        "Two tiles side by side on a photo enlarged twice, against the same stage untiled: "
-        f"full-size models, random weights, float32, {len(found)} photos, the mean of them. "
-        f"Tiles of {VAE_TILE * CELL_PX} px for the autoencoder and {NETWORK_TILE} latents for the "
-        "network, smaller than the planned ones, so that their borders weigh more.",
-        f"The border is the overlap and {MARGIN} cells on either side. band: gradient energy "
-        "across the border against elsewhere, divided by the same of the untiled result; 1 = no "
-        "seam. worst line: the same for the single worst line of the border, and for the worst "
-        "line elsewhere, which is the level of nothing. difference: root mean square of tiled "
-        "minus untiled over the whole picture, in standard deviations of the untiled.",
+        "Two tiles side by side on a photo enlarged 2x, compared with the same stage untiled: "
+        f"full-size models, random weights, float32, mean of {len(found)} photos. The tiles are "
+        f"{VAE_TILE * CELL_PX} px for the autoencoder and {NETWORK_TILE} latents for the network. "
+        "They are smaller than the planned tiles, so that their borders weigh more.",
+        f"The border is the overlap plus {MARGIN} cells on either side. band: the gradient energy "
+        "across the border relative to that elsewhere, divided by the same ratio of the untiled "
+        "result; 1 means no seam. worst line: the same for the worst line of the border. worst "
+        "line elsewhere: the same outside the border, the level of a result without a seam. "
+        "difference: root mean square of tiled minus untiled over the whole image, in standard "
+        "deviations of the untiled result.",
     ]
     for stage in ("encode", "step", "decode", "decode, wavelet colours"):
         overlaps = NETWORK_OVERLAPS if stage == "step" else VAE_OVERLAPS
@@ -239,18 +242,18 @@ def section(found: list[Found]) -> str:
             size = f"{overlap} latents, " if stage == "step" else ""
             rows.append((f"{size}{overlap * CELL_PX} px{mark}", *(f"{v:.3f}" for v in mean)))
         head = ("overlap", "band", "worst line", "worst line elsewhere", "difference")
-        parts += [f"### {stage.capitalize()}", report.table(head, rows)]
+        parts += [f"### {stage.capitalize()}", table(head, rows)]
     head = ("cells from the edge", *DEPTHS, "deeper")
     rows = [
         (stage, *(f"{v:.3f}" for v in torch.tensor([f.depths[stage] for f in found]).mean(0)))
         for stage in found[0].depths
     ]
     parts += [
-        "### How far an edge reaches",
-        "One tile against the untiled result: root mean square of the error, in standard "
-        "deviations, by the distance from the edge beyond which the picture goes on. What is left "
-        "deep inside comes from what a tile sees as a whole (norms, attention), and no overlap "
+        "### How far the effect of an edge reaches",
+        "One tile compared with the untiled result: root mean square error, in standard "
+        "deviations, by the distance from an inner edge of the tile. The error that remains deep "
+        "inside the tile comes from operations over the whole tile (norms, attention); no overlap "
         "removes it.",
-        report.table(head, rows),
+        table(head, rows),
     ]
     return "\n\n".join(parts)

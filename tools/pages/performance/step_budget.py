@@ -1,4 +1,4 @@
-"""What a training step's time is made of."""
+"""The composition of a training step's time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PARTS = {
     "data": "waiting for data",
     "settle": "reading losses",
     "ema": "averages",
-    "rest": "rates, seeds, the rest",
+    "rest": "rates, seeds, other",
     "log": "log line",
     "probe": "gradient norm per loss",
     "save": "checkpoint and export",

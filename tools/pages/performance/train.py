@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from hypir.priors import PRIORS
 from hypir.train import adversarial_stage, encoder_stage, loop
+from hypir.train.architectures import ARCHITECTURES, Condition
 from hypir.train.data import Batch, Feed
-from hypir.train.models import Base, Condition, Text, load_base
+from hypir.train.models import Base, Text, load_base
 from hypir.train.recipes import Phase, Recipe, sd2, tiny
 from hypir.train.run import MAKERS, make_accelerator
 from hypir.train.watch import Watch
@@ -212,7 +213,7 @@ class RandomText(Text):
 def full_sd2() -> Base:
     """SD2.1 in full size with random weights in bf16."""
     unet, vae = (make(dtype=torch.bfloat16) for make in (models.make_unet, models.make_vae))
-    text = RandomText(models.CONTEXT_WIDTH, 0)
+    text = RandomText(ARCHITECTURES["sd2"], unet)
     return Base(PRIORS["sd2"], unet, vae, text)
 
 

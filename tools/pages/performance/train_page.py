@@ -7,6 +7,7 @@ import os
 import statistics
 
 from hypir.train.recipes import Recipe
+from tools.pages.markdown import table
 from tools.pages.performance import report
 from tools.pages.performance.step_budget import PARTS, Budget, Run, make_budget
 
@@ -27,7 +28,7 @@ def page(results: dict, load: float, asked: argparse.Namespace) -> str:
     """
     budgets = {key: budget_of(*found) for key, found in results.items()}
     ready = {key: budget_of(found[0], found[1], "ready") for key, found in results.items()}
-    gpu = any(key[0] == "sd2" for key in results)
+    gpu = any(recipe != "tiny" for recipe, *_ in results)
     speeds = [speed_row(key, runs) for key, (_, runs) in results.items()]
     shares = [share_row(key, budget, ready[key]) for key, budget in budgets.items()]
     memory = [memory_row(key, runs) for key, (_, runs) in results.items()]
@@ -36,27 +37,28 @@ def page(results: dict, load: float, asked: argparse.Namespace) -> str:
             missing = [ABSENT, *["-"] * (columns - 1)]
             rows += [(f"sd2, {s}", c, *missing) for s in ("encoder", "adversarial") for c in ON_OFF]
     parts = [
-        f"Steps in the loop of hypir.train against the same step written plainly "
-        f"(plain_training.py: batches lie ready, no accelerate, averages one parameter after the "
-        f"other, LoRA unmerged). {report.machine()}. tiny: {asked.batch} pictures of "
-        f"{asked.crop} px in float32 on the CPU, torch with {asked.threads} thread"
-        f"{'s' * (asked.threads > 1)}, one process making data; sd2: 8 pictures of "
-        f"512 px in bf16 on a GPU, random weights, `unet` discriminator, pyramid term for LPIPS. "
-        f"Medians of {asked.rounds} x {asked.steps} steps, the ways taking turns; without log "
-        "lines, gradient norms and checkpoints, which the last table has.",
+        f"Steps in the loop of hypir.train compared with the same step in plain code "
+        f"(plain_training.py: batches prepared in advance, no accelerate, averages updated "
+        f"parameter by parameter, LoRA not merged). {report.machine()}. tiny: {asked.batch} images "
+        f"of {asked.crop} px in float32 on the CPU, torch with {asked.threads} thread"
+        f"{'s' * (asked.threads > 1)}, one data process; sd2: 8 images of 512 px in bf16 on a GPU, "
+        f"random weights, `unet` discriminator, pyramid loss instead of LPIPS. Medians of "
+        f"{asked.rounds} x {asked.steps} steps, the variants alternating, without log lines, "
+        "gradient norms and checkpoints; the last table has those.",
         busy(load),
-        "Ratios are times of the loop by times of the plain step: as it is, with batches that lie "
-        "ready as the plain step has them, and the latter in CPU seconds of the process, which "
-        "other programs disturb least.",
-        report.table(SPEED, speeds),
-        "Peak of live tensors in one step beyond what stays (activations, gradients, the batch), "
-        "and what stays: weights, optimizers, averages. On tiny the encoder stage has nothing to "
-        "checkpoint.",
-        report.table(MEMORY, memory),
-        f"Where a step's time goes beside forward, backward, clipping and optimizer: shares of the "
-        f"mean step, the log line, gradient norms per loss and the checkpoint with their share "
-        f"(every 10, 100 and 500 steps). Aim: at most {TARGET:.0%} in all.",
-        report.table(("stage", "checkpointing", "all", "without data", *PARTS.values()), shares),
+        "The ratios divide the time of the loop by the time of the plain step: for the loop as it "
+        "is; with batches prepared in advance, as for the plain step; and the same in CPU seconds "
+        "of the process, which other programs disturb least.",
+        table(SPEED, speeds),
+        "Peak of live tensors in one step (activations, gradients, the batch), without the state "
+        "that is kept between steps, and that state: weights, optimizers, averages. On tiny the "
+        "encoder stage has nothing to checkpoint.",
+        table(MEMORY, memory),
+        "The overhead of a step: everything except forward, backward, clipping and optimizer, as "
+        "shares of the mean step. The log line, the gradient norms per loss and the checkpoint "
+        f"come every 10, 100 and 500 steps and count in proportion. Target: at most {TARGET:.0%} "
+        "in total.",
+        table(("stage", "checkpointing", "total", "without data", *PARTS.values()), shares),
         verdict(budgets, ready),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -64,8 +66,8 @@ def page(results: dict, load: float, asked: argparse.Namespace) -> str:
 
 ON_OFF = ("off", "on")
 SPEED = ("stage", "checkpointing", "loop, steps/s", "plain, steps/s", "loop / plain")
-SPEED += ("batches ready / plain", "the same, CPU time")
-MEMORY = ("stage", "checkpointing", "loop, MiB", "plain, MiB", "stays, MiB")
+SPEED += ("batches prepared / plain", "the same, CPU time")
+MEMORY = ("stage", "checkpointing", "loop, MiB", "plain, MiB", "state, MiB")
 
 
 def budget_of(recipe: Recipe, runs: dict[str, Run], way: str = "loop") -> Budget:
@@ -100,8 +102,8 @@ def busy(load: float) -> str:
     if load < BUSY * (os.cpu_count() or 1):
         return ""
     return (
-        f"Taken on a busy machine (load {load:.1f} on {os.cpu_count()} cores before the start): "
-        "steps/s are too low, and ratios of wall clock are rough."
+        f"Measured on a busy machine (load {load:.1f} on {os.cpu_count()} cores before the start): "
+        "the steps/s are too low, and the wall-clock ratios are rough."
     )
 
 
@@ -109,8 +111,8 @@ def verdict(budgets: dict, ready: dict) -> str:
     """Which stages miss the aim, and by what."""
     missed = [
         f"{' checkpointing '.join(labels(key))} ({budget.overhead:.1%}, most of it "
-        f"{PARTS[budget.largest]}; {ready[key].overhead:.1%} where batches lie ready)"
+        f"{PARTS[budget.largest]}; {ready[key].overhead:.1%} with batches prepared in advance)"
         for key, budget in budgets.items()
         if budget.overhead > TARGET
     ]
-    return f"The aim is missed by {'; '.join(missed)}." if missed else "The aim is met."
+    return f"The target is missed by {'; '.join(missed)}." if missed else "The target is met."

@@ -8,8 +8,8 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hypir.priors import SD2, VAE_COST
-from hypir.tiling import CELL_PX, TilePlan, plan_tiles
+from hypir.priors import SD2
+from hypir.tiling import CELL_PX, VAE_COST, TilePlan, plan_tiles
 from tools.pages.performance import models, reference
 
 TERA = 1e12

@@ -1,0 +1,48 @@
+"""What is printed of a weight file."""
+
+import dataclasses
+from math import prod
+
+import pytest
+import torch
+
+from hypir.encoder import read_encoder, save_encoder
+from hypir.inspect import describe, describe_encoder
+from hypir.weights import read_weights
+
+from .test_encoder import kl, tiny
+from .test_weights import small_weights
+
+
+def test_the_description_says_what_the_file_is(public_lora, tmp_path):
+    torch.save(public_lora, tmp_path / "public.pth")
+    text = describe(read_weights(tmp_path / "public.pth"))
+    facts = {line[:22].strip(): line[22:] for line in text.splitlines()}
+    assert facts["kind"] == "public HYPIR weights (peft names)"
+    assert facts["prior"].startswith("sd2: Stable Diffusion 2.1-base")
+    assert facts["modules"] == "257 (514 tensors)"
+    millions = sum(prod(value.shape) for value in public_lora.values()) / 1e6
+    assert facts["parameters"] == f"{millions:.1f} M, float32"
+    assert (facts["rank"], facts["timestep"]) == ("2", "200")
+    assert (facts["prediction"], facts["texture richness"]) == ("eps", "no")
+
+
+def test_the_description_names_conditions_and_texture():
+    text = describe(small_weights("sdxl", texture=True))
+    assert "conditions            width=1024, height=1024" in text
+    assert "texture richness      yes" in text
+    assert "kind                  HYPIR weights" in text
+
+
+@pytest.mark.parametrize("make", [kl, tiny])
+def test_an_encoder_without_its_last_layer_is_not_described(make, tmp_path):
+    file = tmp_path / "e.safetensors"
+    save_encoder(make().state_dict(), file)
+    found = read_encoder(file)
+    layers = [k for k in found.tensors if k.endswith(".weight")]
+    head = "encoder.conv_out.weight"
+    if make is tiny:
+        head = max(layers, key=lambda k: int(k.split(".")[1]))
+    cut = {k: v for k, v in found.tensors.items() if k != head}
+    with pytest.raises(ValueError, match=r"an encoder must end in .*, but the file lacks it"):
+        describe_encoder(dataclasses.replace(found, tensors=cut))
