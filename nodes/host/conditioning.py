@@ -7,8 +7,10 @@ from torch import Tensor
 
 from ...hypir.image import check_image, color_channels, count_not_finite
 from ...hypir.texture import embed_richness, measure_richness
+from .carried import settings_of
 from .conditions import TEXTURE_MAP
-from .model import Settings, settings_of, text_widths
+from .model import text_widths
+from .settings import Settings
 
 log = logging.getLogger(__name__)
 

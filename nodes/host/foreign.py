@@ -7,20 +7,19 @@ refused. Random numbers that a patch draws are the same for every call.
 """
 
 import functools
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType
 from typing import Any
 
-import comfy.model_patcher
 import comfy.patcher_extension
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .door import KEY
+from .reach import EMPTY, children, is_entered, reached_from, variables
 
 # Options of the host's own that hold no patch: models, threads, weight hooks.
 _HOSTS = {"multigpu_clones", "multigpu_thread_pool", "registered_hooks", "to_load_options"}
@@ -34,11 +33,6 @@ _ON_PREDICTIONS = (
     *("sampler_calc_cond_batch_function", "context_handler"),
 )
 _SEED = 0
-_MOST_OBJECTS = 20000
-_PACK = __name__.removesuffix("nodes.host.foreign")
-# Of these, objects are no patches: the server, its queue, the host's own machinery.
-_NOT_ENTERED = {*sys.stdlib_module_names, "server", "execution", "comfy_execution", "app", "torch"}
-_NOT_ENTERED |= {"numpy", "folder_paths", "aiohttp"}
 
 
 class FreshState:
@@ -52,19 +46,12 @@ class FreshState:
         ]
         roots.append({k: v for k, v in vars(guider).items() if k not in _GUIDERS})
         network = guider.inner_model.diffusion_model
-        self._kept: list[tuple[Any, Any]] = [(network, _content(network))]
         self._recorded: dict[int, list] = {}
-        seen = {id(network)}
-        todo = deque([*roots, *_content(network).values()])
-        while todo and len(seen) < _MOST_OBJECTS:
-            found = todo.popleft()
-            if id(found) in seen or not _is_entered(found):
-                continue
-            seen.add(id(found))
+        self._kept: list[tuple[Any, Any]] = [(network, _content(network))]
+        for found in reached_from([*roots, *_content(network).values()]):
             content = _content(found)
             if content is not None:
                 self._kept.append((found, content))
-            todo.extend(_children(found))
 
     def rewind(self) -> None:
         """Takes back whatever has come to hold a tensor since."""
@@ -155,21 +142,6 @@ def check_negative(guider) -> None:
         )
 
 
-def _is_entered(found) -> bool:
-    if isinstance(found, Tensor | torch.nn.Module | ModuleType | type | str | bytes | int | float):
-        return False
-    if isinstance(found, comfy.model_patcher.ModelPatcher):
-        return False
-    if isinstance(found, dict | list | tuple | set | frozenset | deque | functools.partial):
-        return True
-    module = getattr(found, "__module__", None) or type(found).__module__
-    if module.startswith(_PACK):
-        return False
-    if isinstance(found, FunctionType | MethodType):
-        return True
-    return hasattr(found, "__dict__") and module.partition(".")[0] not in _NOT_ENTERED
-
-
 def _content(found) -> Any:
     """What it holds, copied one level deep; None where nothing can be put back."""
     if isinstance(found, torch.nn.Module):
@@ -178,7 +150,7 @@ def _content(found) -> Any:
     if isinstance(found, dict | list | set | deque):
         return found.copy()
     if isinstance(found, FunctionType):
-        return [_cell(cell) for cell in found.__closure__ or ()]
+        return variables(found)
     if isinstance(found, tuple | frozenset | MethodType | functools.partial):
         return None
     return dict(vars(found))
@@ -191,7 +163,7 @@ def _restore(holder, content) -> None:
         vars(holder).update(content)
     elif isinstance(holder, FunctionType):
         for cell, value in zip(holder.__closure__ or (), content, strict=True):
-            if value is _EMPTY:
+            if value is EMPTY:
                 del cell.cell_contents
             else:
                 cell.cell_contents = value
@@ -205,38 +177,13 @@ def _starts_with(now: list, before: list) -> bool:
     return len(now) >= len(before) and all(a is b for a, b in zip(now, before, strict=False))
 
 
-_EMPTY = object()
-
-
-def _cell(cell) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return _EMPTY
-
-
 def _values(content) -> list:
     return list(content.values() if isinstance(content, dict) else content)
-
-
-def _children(found) -> list:
-    if isinstance(found, dict):
-        return list(found.values())
-    if isinstance(found, list | tuple | set | frozenset | deque):
-        return list(found)
-    if isinstance(found, MethodType):
-        return [found.__self__, found.__func__]
-    if isinstance(found, functools.partial):
-        return [found.func, found.args, found.keywords]
-    if isinstance(found, FunctionType):
-        defaults = [found.__defaults__, found.__kwdefaults__, found.__dict__]
-        return [*(_cell(c) for c in found.__closure__ or ()), *(d for d in defaults if d)]
-    return list(vars(found).values())
 
 
 def _holds_tensor(value, depth: int = 3) -> bool:
     if isinstance(value, Tensor):
         return True
-    if depth == 0 or not _is_entered(value):
+    if depth == 0 or not is_entered(value):
         return False
-    return any(_holds_tensor(child, depth - 1) for child in _children(value))
+    return any(_holds_tensor(child, depth - 1) for child in children(value))

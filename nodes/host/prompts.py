@@ -6,7 +6,8 @@ The conditions here are the host's before it resolves them for a latent: name ->
 
 from ...hypir.image import count_not_finite
 from .conditions import Conditions
-from .model import Settings, TextWidths, text_widths
+from .model import TextWidths, text_widths
+from .settings import Settings
 
 
 def check_prompts(conditions: Conditions, model, settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """The one step on the host's MODEL: as a SAMPLER, and run at once."""
 
+from collections.abc import Sequence
 from math import isclose
 
 import comfy.model_management
@@ -14,13 +15,15 @@ from ...hypir.one_step import OneStep
 from ...hypir.priors import Prior
 from ...hypir.tiling import CELL_PX, TileCost, TilePlan, plan_tiles
 from .architectures import host_sigma
-from .conditions import have_places, most_tiles
+from .carried import carried, settings_of
+from .conditions import Conditions, have_places, most_tiles
 from .door import Prepared, with_door
 from .foreign import check_negative
-from .model import ATTACHMENT, Settings, check_latent, detect_prior, settings_of, tile_cost
+from .model import check_latent, detect_prior, tile_cost
 from .previews import of_small
 from .prompts import check_prompts, fill_defaults
 from .run import Run, masked
+from .settings import Settings
 
 
 def make_step(settings: Settings, timestep: int = -1, coefficient_timestep: int = -1) -> OneStep:
@@ -108,9 +111,12 @@ class OneStepSampler(Prepared):
     def _check_guider(self, guider) -> None:
         """The guider calls its own model, which must be the one that the sampler was made from."""
         patcher, settings = guider.model_patcher, self.settings
-        prior, carried = detect_prior(patcher), patcher.get_attachment(ATTACHMENT)
-        name = carried.name if carried is not None else ""
-        if (prior.name, name) != (settings.prior.name, settings.name):
+        hooks = _hooks_of(guider.conds)
+        prior, found = detect_prior(patcher), carried(patcher, hooks)
+        name = found.name if found is not None else ""
+        if hooks and found is not None and not settings.name:
+            self._check_hooked(found)
+        elif (prior.name, name) != (settings.prior.name, settings.name):
             raise ValueError(
                 f"HYPIR Sampler was made from {settings.prior.title} with "
                 f"{settings.name or 'no HYPIR weights'}, but the guider's model is {prior.title} "
@@ -118,6 +124,15 @@ class OneStepSampler(Prepared):
             )
         check_prompts(guider.conds, patcher, settings)
         check_negative(guider)
+
+    def _check_hooked(self, found: Settings) -> None:
+        """Weights that a hook of the conditions puts on a model that was alone before."""
+        if found.timestep != self.timestep:
+            raise ValueError(
+                f"a hook puts {found.name} on the model, which was trained at timestep "
+                f"{found.timestep}, but HYPIR Sampler was made for {self.timestep}; set its "
+                f"timestep, or use Load HYPIR LoRA"
+            )
 
 
 def make_sampler(
@@ -127,9 +142,10 @@ def make_sampler(
     tile: int = 0,
     overlap: int = -1,
     tile_batch: int = 0,
+    hooks: Sequence = (),
 ) -> tuple[OneStepSampler, Tensor]:
-    """SAMPLER and SIGMAS of the one step on this MODEL."""
-    settings = settings_of(model)
+    """SAMPLER and SIGMAS of the one step on this MODEL (with these hooks of its conditions)."""
+    settings = settings_of(model, hooks)
     step = make_step(settings, timestep, coefficient_timestep)
     cost = tile_cost(model)
     plan_tiles(1, 1, cost, tile, overlap)  # says now what is wrong with the tiles
@@ -159,7 +175,8 @@ def restore(
     Returns:
         Clean latent, same shape, not scaled.
     """
-    sampler, sigmas = make_sampler(model, **options)
+    hooks = _hooks_of({"positive": [extra for _, extra in positive]})
+    sampler, sigmas = make_sampler(model, **options, hooks=hooks)
     _check_latent(latent, sampler.prior)
     guider = comfy.samplers.CFGGuider(model)
     guider.model_options = with_door(model.model_options)
@@ -179,6 +196,11 @@ def restore(
         device=comfy.model_management.intermediate_device(),
         dtype=comfy.model_management.intermediate_dtype(),
     )
+
+
+def _hooks_of(conditions: Conditions) -> list:
+    """The weight hooks of all conditions: LoRAs that are put on the model for a run."""
+    return [c["hooks"] for group in conditions.values() for c in group if c.get("hooks")]
 
 
 def _latent_noise_mask(mask: Tensor | None, latent: Tensor, size: tuple[int, int] | None):
