@@ -71,10 +71,13 @@ def carried(model, hooks: Iterable = ()) -> Settings | None:
     if settings is not None:
         return settings
     patches = list(reached_from([model.patches, getattr(model, "injections", {}), *hooks]))
-    adapters = [found for found in patches if isinstance(found, WeightAdapterBase)]
-    left = {id(s): s for s in (getattr(a, "hypir_settings", None) for a in adapters) if s}
+    left = {
+        id(found.hypir_settings): found.hypir_settings
+        for found in patches
+        if isinstance(found, WeightAdapterBase) and hasattr(found, "hypir_settings")
+    }
     known = list(left.values()) or [s for s in (settings_in_file(model),) if s]
-    known = known or _in_folders(_tensors_by_name(patches, adapters))
+    known = known or _in_folders(patches)
     if len({(s.timestep, s.coefficient_timestep, s.input_scale) for s in known}) > 1:
         log.warning(
             "HYPIR step: the model carries %s, which were trained at different timesteps; taking "
@@ -106,30 +109,31 @@ def _factor(patches: list) -> float | None:
     return total if ours else None
 
 
-def _tensors_by_name(patches: list, adapters: list[WeightAdapterBase]) -> dict[str, list]:
-    """Name in a LoRA file -> the tensors that may have had it there.
+def _names_and_tensors(patches: list) -> tuple[set[str], list[Tensor]]:
+    """The names that these patches had in a LoRA file, and their tensors.
 
-    Adapters remember the names of theirs; a hook holds the file's until it is first used.
+    Adapters of one file remember the names of all of it; a hook holds the file's tensors by name
+    until it is first used.
     """
-    by_name = {
-        name: [w for w in adapter.weights if isinstance(w, Tensor)]
-        for adapter in adapters
-        for name in adapter.loaded_keys
-        if isinstance(name, str)
-    }
+    names: set[str] = set()
+    tensors: list[Tensor] = []
     for found in patches:
-        if isinstance(found, dict):
-            for name, value in found.items():
-                if isinstance(name, str) and ".lora_" in name and isinstance(value, Tensor):
-                    by_name[name] = [value]
-    return by_name
+        if isinstance(found, WeightAdapterBase):
+            names |= {name for name in found.loaded_keys if isinstance(name, str)}
+            tensors += [w for w in found.weights if isinstance(w, Tensor)]
+        elif isinstance(found, dict):
+            held = {k: v for k, v in found.items() if isinstance(k, str) and ".lora_" in k}
+            names |= held.keys()
+            tensors += [v for v in held.values() if isinstance(v, Tensor)]
+    return names, tensors
 
 
-def _in_folders(by_name: dict[str, list]) -> list[Settings]:
-    """HYPIR files of the host's LoRA folders whose tensors are on the MODEL."""
-    if not by_name:
+def _in_folders(patches: list) -> list[Settings]:
+    """HYPIR files of the host's LoRA folders whose tensors are among these patches."""
+    names, tensors = _names_and_tensors(patches)
+    if not names:
         return []
-    _check_public(by_name)
+    _check_public(names)
     found = []
     for name in files.names("loras"):
         path = Path(files.path_of("loras", name))
@@ -137,8 +141,8 @@ def _in_folders(by_name: dict[str, list]) -> list[Settings]:
             continue
         state = path.stat()
         lora = _lora_names(str(path), state.st_mtime_ns, state.st_size)
-        on_model = [key for key in lora if key in by_name]
-        if not on_model or not _is_same(path, on_model[0], by_name[on_model[0]]):
+        on_model = [key for key in lora if key in names]
+        if not on_model or not _has(path, on_model[0], tensors):
             continue
         if len(on_model) != len(lora):
             raise ValueError(
@@ -175,7 +179,8 @@ def _lora_names(path: str, mtime_ns: int, size: int) -> tuple[str, ...]:
         return ()
 
 
-def _is_same(path: Path, name: str, tensors: list[Tensor]) -> bool:
+def _has(path: Path, name: str, tensors: list[Tensor]) -> bool:
+    """Whether this tensor of the file is among others, to the bit."""
     with safe_open(str(path), framework="pt") as file:
         there = file.get_tensor(name)
     return any(t.shape == there.shape and torch.equal(t.to(there), there) for t in tensors)

@@ -172,7 +172,8 @@ def test_half_of_a_file_is_not_taken_for_the_whole(base, file, restored):
     keys = comfy.lora.model_lora_keys_unet(base.model, {})
     some = {k: v for k, v in tensors.items() if "to_q" in k}
     model = base.clone()
-    model.add_patches(comfy.lora.load_lora(some, keys), 1.0)
+    patches = comfy.lora.load_lora(some, keys)
+    assert len(model.add_patches(patches, 1.0)) == len(some) // 2
     with pytest.raises(ValueError, match=r"\d+ of the \d+ LoRA tensors of carried"):
         restored(model)
 
