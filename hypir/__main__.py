@@ -67,12 +67,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _add_training(commands) -> None:
     """The commands of hypir.train; their libraries are imported only when one runs."""
-    from .train.command import add_others, add_train, run_train
+    from .train.command import add_others, run_train
 
+    # What follows goes to the recipe's own parser: here no word begins an option.
     train = commands.add_parser(
-        "train", help='train weights (needs pip install -e ".[train]" in this folder)'
+        "train",
+        help='train weights (needs pip install -e ".[train]" in this folder)',
+        add_help=False,
+        prefix_chars="\0",
     )
-    add_train(train)
+    train.add_argument("words", nargs="*")
     train.set_defaults(run=run_train)
     add_others(commands)
 

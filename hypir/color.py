@@ -37,8 +37,13 @@ def low_pass(image: Tensor) -> Tensor:
     b_0 = image; b_{i+1}(p) = sum_k w_k b_i(p + 2^i k), w = (1, 2, 1)/4 per axis, i = 0..4.
     """
     for level in range(WAVELET_LEVELS):
-        image = _binomial(_binomial(image, 1, 2**level), 2, 2**level)
+        image = smooth(image, level)
     return image
+
+
+def smooth(image: Tensor, level: int) -> Tensor:
+    """One level of the low pass: the 3x3 binomial dilated by 2^level, (B, H, W, C)."""
+    return _binomial(_binomial(image, 1, 2**level), 2, 2**level)
 
 
 def transfer_color(
@@ -48,6 +53,7 @@ def transfer_color(
     strength: float = 1.0,
     device: torch.device | None = None,
     on_part: OnPart | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """The image with the colours of the reference.
 
@@ -63,6 +69,7 @@ def transfer_color(
         strength: 0 keeps the image, 1 transfers fully.
         device: where to compute (strip by strip), None = where the image is.
         on_part: see blocks.OnPart.
+        out: where to write, like `image`; None = a new tensor.
 
     Returns:
         A new tensor of the image's shape, not clamped; the very same tensor at strength 0.
@@ -72,8 +79,8 @@ def transfer_color(
     """
     if strength == 0:
         return image
-    result = image.clone()
-    transfer_color_(result, reference, method, strength, device, on_part)
+    result = torch.empty_like(image) if out is None else out
+    _transfer(image, result, reference, method, strength, device or image.device, on_part)
     return result
 
 
@@ -86,19 +93,34 @@ def transfer_color_(
     on_part: OnPart | None = None,
 ) -> None:
     """transfer_color in place: beside the image it needs the memory of a strip only."""
+    _transfer(image, image, reference, method, strength, device or image.device, on_part)
+
+
+def _transfer(
+    image: Tensor,
+    result: Tensor,
+    reference: Tensor,
+    method: str,
+    strength: float,
+    device: torch.device,
+    on_part: OnPart | None,
+) -> None:
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     reference = repeat_items(reference, image.shape[0])
     transfer = {"wavelet": _wavelet_, "adain": _adain_, "lab": _lab_}[method]
-    strips = _strips(*image.shape[1:3])
-    parts = Parts(on_part, image.shape[0], len(strips) * (1 if method == "wavelet" else 3))
-    for item, target in zip(image, reference, strict=True):
-        transfer(item, target, strength, device or image.device, strips, parts)
+    rows = strips(*image.shape[1:3])
+    parts = Parts(on_part, image.shape[0], len(rows) * (1 if method == "wavelet" else 3))
+    for item, target, given in zip(result, reference, image, strict=True):
+        if result is not image:
+            item.copy_(given)
+        transfer(item, target, strength, device, rows, parts)
         parts.end_item()
 
 
-def _strips(height: int, width: int) -> list[tuple[int, int]]:
-    rows = min(max(STRIP_PIXELS // width, HALO_PX), STRIP_PX)
+def strips(height: int, width: int, halo: int = HALO_PX) -> list[tuple[int, int]]:
+    """(top, bottom) of strips over an image, at least as high as what a filter reaches."""
+    rows = min(max(STRIP_PIXELS // width, halo), STRIP_PX)
     return [(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
@@ -107,7 +129,7 @@ def _wavelet_(
     reference: Tensor,
     strength: float,
     device: torch.device,
-    strips: list[tuple[int, int]],
+    rows: list[tuple[int, int]],
     parts: Parts,
 ) -> None:
     """In place on (H, W, C), strip by strip.
@@ -116,7 +138,7 @@ def _wavelet_(
     """
     height, width = image.shape[:2]
     above = image[:0]
-    for top, bottom in strips:
+    for top, bottom in rows:
         reach = min(bottom + HALO_PX, height)
         target = resize_rows(reference, height, width, top, reach).to(image.device)
         difference = torch.cat([above, target - image[top:reach]])
@@ -131,7 +153,7 @@ def _adain_(
     reference: Tensor,
     strength: float,
     device: torch.device,
-    strips: list[tuple[int, int]],
+    rows: list[tuple[int, int]],
     parts: Parts,
     space: tuple[Convert, Convert] = (torch.Tensor.float, torch.Tensor.float),
 ) -> None:
@@ -142,10 +164,10 @@ def _adain_(
     into, back = space
     height, width = image.shape[:2]
     own, other = _Moments(), _Moments()
-    for top, bottom in strips:
+    for top, bottom in rows:
         own.add(into(image[top:bottom]))
         parts.tell()
-    for top, bottom in strips:
+    for top, bottom in rows:
         target = resize_rows(reference, height, width, top, bottom)
         other.add(into(target.to(image.device)))
         parts.tell()
@@ -153,9 +175,9 @@ def _adain_(
     gain = torch.where(std > FLAT_STD, other.variance.sqrt() / std, torch.ones_like(std))
     scale = 1 + strength * (gain - 1)
     shift = strength * (other.mean - gain * mean)
-    for top, bottom in strips:
-        rows = image[top:bottom]
-        rows.copy_(back(into(rows) * scale + shift))
+    for top, bottom in rows:
+        strip = image[top:bottom]
+        strip.copy_(back(into(strip) * scale + shift))
         parts.tell()
 
 
@@ -164,11 +186,11 @@ def _lab_(
     reference: Tensor,
     strength: float,
     device: torch.device,
-    strips: list[tuple[int, int]],
+    rows: list[tuple[int, int]],
     parts: Parts,
 ) -> None:
     """As _adain_, on lightness and the two colour axes."""
-    _adain_(image, reference, strength, device, strips, parts, (_into_lab, lab_to_rgb))
+    _adain_(image, reference, strength, device, rows, parts, (_into_lab, lab_to_rgb))
 
 
 def _into_lab(rows: Tensor) -> Tensor:

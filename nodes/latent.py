@@ -5,9 +5,11 @@ import logging
 from comfy_api.latest import io
 
 from ..hypir.color import METHODS, transfer_color_
+from ..hypir.fidelity import keep_detail_
 from ..hypir.image import (
     alpha_channel,
     check_image,
+    color_channels,
     latent_size,
     padded_size,
     repeat_items,
@@ -16,6 +18,7 @@ from ..hypir.image import (
 from ..hypir.noise import inject_noise
 from .host import model as _model
 from .host import vae as _vae
+from .host.memory import follow
 from .inputs import (
     CATEGORY,
     item_seeds,
@@ -181,6 +184,19 @@ class HYPIRDecode(io.ComfyNode):
                     "colour cast that you do not want in the result.",
                 ),
                 *tile_inputs(),
+                # last, because saved workflows store the values of a node's widgets in their order
+                io.Float.Input(
+                    "fidelity",
+                    optional=True,
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Keeps the detail of the input. 0 keeps all restored detail. 1 uses "
+                    "the reference's detail wherever both have the same amount of it, so that "
+                    "shapes stay as in the photo. Blur and noise of the input do not return. Needs "
+                    "a reference.",
+                ),
             ],
             outputs=[io.Image.Output(tooltip="The restored image, the same size as the input.")],
         )
@@ -195,7 +211,13 @@ class HYPIRDecode(io.ComfyNode):
         color_strength=1.0,
         tile_size=0,
         overlap=-1,
+        fidelity=0.0,
     ) -> io.NodeOutput:
+        if fidelity > 0 and reference is None:
+            raise ValueError(
+                f"fidelity {fidelity:g} needs a reference: connect the enlarged image that went "
+                "into HYPIR Encode, or set fidelity to 0"
+            )
         latent = samples["samples"]
         size = true_size(samples)
         if reference is not None:
@@ -206,9 +228,13 @@ class HYPIRDecode(io.ComfyNode):
                 size = tuple(reference.shape[1:3])
                 _check_place(samples, size)
         image = _vae.decode(vae, latent, size, **tile_cells(tile_size, overlap))
-        if reference is not None and color_fix != "none" and color_strength > 0:
-            colors = reference[..., :3].expand(*reference.shape[:3], 3)
-            transfer_color_(image, colors, color_fix, color_strength, _vae.compute_device(vae))
+        if reference is not None:
+            device, source = _vae.compute_device(vae), color_channels(reference)
+            if color_fix != "none" and color_strength > 0:
+                on_part = follow("match colours")
+                transfer_color_(image, source, color_fix, color_strength, device, on_part)
+            if fidelity > 0:
+                keep_detail_(image, source, fidelity, device, follow("keep detail"))
         image.clamp_(0, 1)
         alpha = None if reference is None else alpha_channel(reference)
         if alpha is not None:

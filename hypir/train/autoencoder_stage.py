@@ -7,8 +7,8 @@ step on. The decoder sees them with a little noise, which keeps close latents cl
 No backbone is at hand, so the loss is a Laplacian pyramid, the squared error, and the amount of
 detail (losses.energy_loss), without which the decoder gives the mean of all that a latent may be.
 
-With `decoder_gan` a discriminator of pixels takes the place of amounts, or stands beside them: it
-tells a pattern that is repeated everywhere from texture, which an amount cannot.
+With `autoencoder_gan` a discriminator of pixels takes the place of amounts, or stands beside them:
+it tells a pattern that is repeated everywhere from texture, which an amount cannot.
 
 With `restored`, part of the latents are those that a degradation-removal encoder makes of bad
 pictures. They are smoother than clean ones, and a decoder that never met such draws smoothly.
@@ -18,18 +18,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import Batch
-from .discriminators import PatchDiscriminator
+from .discriminators import make_discriminator
 from .export import make_generator, start_from
+from .feed import Batch
+from .files import AUTOENCODER_FILE
 from .generator import Encoder, frozen_encoder, is_tiny
-from .loop import Ema, add_up, make_optimizer, settle, synced, update
-from .losses import band_loss, energy_loss, pixel_loss, pyramid_loss
-from .models import AUTOENCODER_FILE, DTYPES, Base, load_base, load_vae_part, save_autoencoder
+from .loop import Ema, add_up, settle, synced, trainable, update
+from .loss_list import Losses, total
+from .models import DTYPES, Base, load_base, load_vae_part, save_autoencoder
 from .opponent import Opponent, Round
-from .recipes import Recipe
+from .recipe import Recipe
+from .schedule import make_optimizer
 from .sharding import prepare, whole
 
 LATENT_NOISE = 0.05
@@ -42,12 +43,12 @@ class _Restoring(nn.Module):
     def __init__(self, recipe: Recipe):
         super().__init__()
         base = load_base(recipe)
-        load_vae_part(base.vae, Path(recipe.encoder_file))
+        load_vae_part(base.vae, Path(recipe.files.encoder_file))
         self.encoder = Encoder(base.vae, base.prior)
         self.generator, self._text = None, base.text
-        if recipe.lora_file:
+        if recipe.files.lora_file:
             self.generator = make_generator(base, recipe)
-            start_from(self.generator, Path(recipe.lora_file))
+            start_from(self.generator, Path(recipe.files.lora_file))
         self.requires_grad_(False).eval()
 
     def forward(self, degraded: Tensor) -> Tensor:
@@ -70,24 +71,28 @@ class AutoencoderStage:
         if not is_tiny(self._base.vae):
             raise ValueError(
                 f"the autoencoder stage trains the TAESD layout of the tiny base, not that of "
-                f"{recipe.base!r}; leave it out of --stages"
+                f"{recipe.model.base!r}; leave it out of --stages"
             )
         self._encoder = frozen_encoder(self._base.vae, self._base.prior).to(accelerator.device)
-        self.degrades = recipe.restored > 0
+        self._restored = recipe.restored_losses.restored
+        self.degrades = self._restored > 0
         if self.degrades:
             self._restoring = _Restoring(recipe).to(accelerator.device)
         self.decoder = self._base.vae.decoder.requires_grad_(True).train()
         self.modules = {"decoder": self.decoder}
-        optimizer = make_optimizer(recipe, self.decoder)
+        optimizer = make_optimizer(recipe.optimizer, trainable(self.decoder).values())
         self._d, optimizer = prepare(accelerator, self.decoder, optimizer)
         self.optimizers = {"decoder": optimizer}
+        options, device = recipe.loss_options, accelerator.device
+        self._losses = Losses("autoencoder", recipe.autoencoder_losses, options, device)
+        self._of_restored = Losses("restored", recipe.restored_losses, options, device)
         self._opponent = None
-        if recipe.decoder_gan:
-            discriminator = PatchDiscriminator(recipe.seed)
+        if self._losses.need("opponent"):
+            discriminator = make_discriminator(recipe.adversary, recipe.seed, self._base)
             self._opponent = Opponent(recipe, discriminator, accelerator)
             self.modules["discriminator"] = discriminator
             self.optimizers["discriminator"] = self._opponent.optimizer
-        self.ema = Ema(self.decoder, recipe.ema)
+        self.ema = Ema(self.decoder, recipe.schedule.ema)
 
     def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
         """One update of the decoder, then of its opponent, if it has one."""
@@ -97,37 +102,41 @@ class AutoencoderStage:
             with synced(self._accelerator, self._d, i == count - 1), self._accelerator.autocast():
                 terms, pixels = self.terms(batch)
                 if self._opponent is not None:
-                    terms["gan"] = self._recipe.decoder_gan * self._opponent.price(pixels, [])
-                    rounds.append(Round(batch.target, pixels.detach(), []))
-                loss = sum(terms.values())
+                    rounds.append(Round(batch.target, pixels.detach(), batch.numbers))
+                loss = total(terms, self._losses, self._of_restored)
                 self._accelerator.backward(loss / count)
             add_up(sums, {**terms, "loss": loss})
         values = settle(self._accelerator, sums, count)
         optimizer = self.optimizers["decoder"]
-        norm = update(self._accelerator, optimizer, self.decoder, self._recipe.clip)
+        norm = update(self._accelerator, optimizer, self.decoder, self._recipe.optimizer.clip)
         values["gradient"] = float(norm)
         return values | (self._opponent.learn(rounds) if rounds else {})
 
     def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Weighted loss terms of a batch, of which the first pictures are restored ones; pixels."""
-        count = round(len(batch.target) * self._recipe.restored)
+        """Loss terms of a batch, not weighted, and pixels, the first of which are restored ones.
+
+        The discriminator asks its price for all of them.
+        """
+        count = round(len(batch.target) * self._restored)
         with torch.no_grad():
             z = self._encoder(batch.target[count:])
             z = z + LATENT_NOISE * torch.randn_like(z)
             if count:
                 z = torch.cat([self._restoring(batch.degraded[:count]), z])
         pixels = self._d(z).float()
-        r = self._recipe
-        amount = energy_loss(pixels, batch.target, r.energy_side, r.energy_octaves, r.logarithm)
-        terms = {"energy": r.energy * amount}
-        if count < len(pixels):
-            own, target = pixels[count:], batch.target[count:]
-            terms |= {"mse": F.mse_loss(own, target), "pyramid": pyramid_loss(own, target)}
+
+        def price() -> Tensor:
+            return self._opponent.price(pixels, batch.numbers)
+
+        terms = self._losses.terms(
+            leave_out="" if count < len(pixels) else "pixels",
+            pixels=pixels[count:],
+            target=batch.target[count:],
+            price=price,
+        )
         if count:
-            own, target = pixels[:count], batch.target[:count]
-            # No pyramid: its means of absolute values want what cannot be known to be left out.
-            terms["restored_mse"] = r.mse * pixel_loss(own, target, r.logarithm)
-            terms["restored_bands"] = r.bands * band_loss(own, target)
+            # They have no pyramid: means of absolute values want the uncertain to be left out.
+            terms |= self._of_restored.terms(pixels=pixels[:count], target=batch.target[:count])
         return terms, pixels
 
     @torch.no_grad()
@@ -138,7 +147,7 @@ class AutoencoderStage:
 
     def export(self, folder: Path) -> list[Path]:
         """The averaged autoencoder, as the host loads it."""
-        path, dtype = folder / AUTOENCODER_FILE, DTYPES[self._recipe.export]
+        path, dtype = folder / AUTOENCODER_FILE, DTYPES[self._recipe.saving.export]
         with self.ema.applied():
             state = whole(self._base.vae.state_dict())
             # Written in here: afterwards the same memory holds the last step's weights again.

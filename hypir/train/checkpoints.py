@@ -9,12 +9,27 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
+
+from .bounds import Bounds, settings
 
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d{8})\.pt")
+
+
+@settings
+class Saving:
+    """Checkpoints and exported files."""
+
+    export: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Precision of exported files."""
+    checkpoint_every: Annotated[int, Bounds(1, 10**9, "steps")] = 500
+    """Steps between checkpoints; exported files are written with them."""
+    keep: Annotated[int, Bounds(1, 10**6, "checkpoints")] = 3
+    """Checkpoints kept for each stage."""
 
 
 class Checkpoints:

@@ -1,67 +1,43 @@
 """The commands `train`, `caption`, `evaluate` and `plot` of `python -m hypir`."""
 
 import argparse
-import dataclasses
 import logging
 import os
 from pathlib import Path
 
-from .recipes import RECIPES, Phase, Recipe
+from .recipe import Blend, Recipe
+from .recipes import OLD_NAMES, RECIPES
 
-PHASES = ("autoencoder", "diffusion", "encoder", "adversarial")
-LISTS = ("data", "stages", "targets", "degradations")
-
-
-def add_train(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `train`: a recipe, and every field of it."""
-    parser.add_argument("recipe", choices=sorted(RECIPES), help="what to train")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    parser.add_argument("--cpu", action="store_true", help="train on the CPU in any case")
-    for field in dataclasses.fields(Recipe):
-        if field.name == "name":
-            continue
-        option = "--" + field.name.replace("_", "-")
-        if field.name == "data":
-            parser.add_argument(
-                option,
-                action="append",
-                metavar="PATH[:WEIGHT]",
-                help="folder, table or shards of pictures; leaves: makes dead leaves; repeatable",
-            )
-        elif field.type in (bool, "bool"):
-            parser.add_argument(option, action=argparse.BooleanOptionalAction, default=None)
-        else:
-            parser.add_argument(option, metavar=_metavar(field.name), default=None)
-
-
-def recipe_from(options: argparse.Namespace) -> Recipe:
-    """The recipe that the options of add_train name.
-
-    Raises:
-        ValueError: naming the field whose text cannot be read.
-    """
-    changes = {}
-    for field in dataclasses.fields(Recipe):
-        given = getattr(options, field.name, None)
-        if field.name != "name" and given is not None:
-            changes[field.name] = _parse(field, given)
-    return RECIPES[options.recipe](**changes)
+USAGE = "usage: python -m hypir train RECIPE [OPTIONS]"
+LIBRARIES = 'training needs its libraries; pip install -e ".[train]" in the folder of hypir'
 
 
 def run_train(options: argparse.Namespace) -> None:
-    """`train`."""
+    """`train`: a recipe, and every field of it."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    recipe = recipe_from(options)
-    if options.dry_run:
+    name, *words = options.words or [""]
+    if name in ("-h", "--help"):
+        print(_recipes())  # noqa: T201 - a command talks to its user
+        return
+    _check_name(name)
+    try:
+        from .options import read_options
+
+        recipe = RECIPES[name]()
+        asked = read_options(recipe, words, _about(recipe))
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{LIBRARIES} ({error.name} is missing)") from error
+    if asked.dry_run:
         from .plan import describe_plan
 
         world = int(os.environ.get("WORLD_SIZE", 1))  # as accelerate launch sets it
-        print(describe_plan(recipe, world))  # noqa: T201 - a command talks to its user
+        print(describe_plan(asked.recipe, world))  # noqa: T201
         return
-    from .run import make_accelerator, train
+    from .engine import make_accelerator
+    from .run import train
     from .watch import Watch
 
-    train(recipe, make_accelerator(recipe, options.cpu), Watch)
+    train(asked.recipe, make_accelerator(asked.recipe.engine, asked.cpu), Watch)
 
 
 def run_caption(options: argparse.Namespace) -> None:
@@ -116,29 +92,36 @@ def add_others(commands) -> None:
     plot.set_defaults(run=run_plot)
 
 
-def _metavar(name: str) -> str:
-    if name in PHASES:
-        return "STEPSxIMAGES@RATE,..."
-    return "A,B,..." if name in (*LISTS, "betas", "scales") else "VALUE"
+def _check_name(name: str) -> None:
+    if name in OLD_NAMES:
+        raise ValueError(f"the recipe {name!r} is called {OLD_NAMES[name]!r} now; train that")
+    if name not in RECIPES:
+        known = ", ".join(RECIPES)
+        found = f"got {name!r}" if name else "got none"
+        raise ValueError(f"train wants the name of a recipe first, of {known}; {found}")
 
 
-def _parse(field: dataclasses.Field, given):
-    """The value of a field from its text."""
-    name = field.name
-    try:
-        if name == "data":
-            return tuple(given)
-        if name in PHASES:
-            return tuple(Phase.parse(part) for part in given.split(","))
-        if name in LISTS:
-            return tuple(part for part in given.split(",") if part)
-        if name == "scales":
-            return tuple(int(part) for part in given.split(",") if part)
-        if name == "betas":
-            first, second = given.split(",")
-            return float(first), float(second)
-        kind = {"int": int, "float": float, "str": str, "bool": bool}.get(field.type, field.type)
-        return kind(given)
-    except ValueError as error:
-        option = "--" + name.replace("_", "-")
-        raise ValueError(f"{option} cannot be read from {given!r}: {error}") from error
+def _recipes() -> str:
+    """What can be trained, for people."""
+    lines = [f"  {name:12} {_first_line(make)}" for name, make in RECIPES.items()]
+    more = "python -m hypir train RECIPE --help explains the options, with the recipe's own values."
+    return "\n".join([USAGE, "", "recipes:", *lines, "", more])
+
+
+def _about(recipe: Recipe) -> str:
+    """What stands above the help of a recipe."""
+    text = _first_line(RECIPES[recipe.name])
+    if not recipe.chain:
+        return text
+    steps = [
+        f"{s.name} (blend)" if isinstance(s, Blend) else f"{s.name} ({s.stage})"
+        for s in recipe.chain
+    ]
+    return (
+        f"{text}\n\nIts steps: {', '.join(steps)}. An option that is given holds for all of them; "
+        f"--stages takes names of steps too."
+    )
+
+
+def _first_line(make) -> str:
+    return make.__doc__.strip().splitlines()[0]

@@ -17,18 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from .adversary import TIMM_MODELS, Adversary
 from .architectures import ARCHITECTURES, Condition
 from .generator import call_network
 from .models import Base, load_network
-from .recipes import Recipe
 
 HEAD_WIDTH = 512  # as published
-TIMM_MODELS = {
-    "convnext": "convnext_xxlarge.clip_laion2b_soup",
-    "dino": "vit_base_patch14_dinov2.lvd142m",
-    "clip": "vit_base_patch16_clip_224.openai",
-}
-"""timm's names; the first is OpenCLIP's laion2b_s34b_b82k_augreg_soup, the published one."""
 PATCH_LAYERS = ((32, 1), (64, 2), (96, 2), (96, 1), (1, 1))
 """Channels and strides of PatchDiscriminator; the sides of its kernels are 3 and 4 px."""
 UNET_TIMESTEPS = (20, 400)
@@ -196,26 +190,28 @@ class DiffusionBackbone(nn.Module):
         return [_unit(self._architecture.feature_map(f, x.shape[-2:])) for f in caught]
 
 
-def make_discriminator(recipe: Recipe, base: Base) -> Discriminator | PatchDiscriminator:
+def make_discriminator(
+    asked: Adversary, seed: int, base: Base
+) -> Discriminator | PatchDiscriminator:
     """The discriminator that a recipe names.
 
     Raises:
         ValueError: naming what to download if the backbone cannot be had.
     """
-    if recipe.discriminator == "patch":
-        return PatchDiscriminator(recipe.seed)
-    if recipe.discriminator == "unet":
+    if asked.discriminator == "patch":
+        return PatchDiscriminator(seed)
+    if asked.discriminator == "unet":
         backbone = DiffusionBackbone(base)
-        if recipe.discriminator_weights:
-            load_network(backbone.network, Path(recipe.discriminator_weights))
+        if asked.discriminator_weights:
+            load_network(backbone.network, Path(asked.discriminator_weights))
         example = torch.zeros(1, base.prior.latent_channels, 8, 8)
     else:
-        backbone = ImageBackbone(load_backbone(recipe))
+        backbone = ImageBackbone(load_backbone(asked))
         example = torch.zeros(1, 3, 64, 64)
-    return Discriminator(backbone, example, recipe.seed)
+    return Discriminator(backbone, example, seed)
 
 
-def load_backbone(recipe: Recipe) -> nn.Module:
+def load_backbone(asked: Adversary) -> nn.Module:
     """The image model that a recipe names, by timm.
 
     Raises:
@@ -223,10 +219,10 @@ def load_backbone(recipe: Recipe) -> nn.Module:
     """
     import timm
 
-    name = recipe.discriminator_model or TIMM_MODELS[recipe.discriminator]
-    overlay = {"file": recipe.discriminator_weights} if recipe.discriminator_weights else None
-    sizes = {} if recipe.discriminator == "convnext" else {"dynamic_img_size": True}
-    sizes |= {} if recipe.discriminator == "convnext" else {"dynamic_img_pad": True}
+    name = asked.discriminator_model or TIMM_MODELS[asked.discriminator]
+    overlay = {"file": asked.discriminator_weights} if asked.discriminator_weights else None
+    sizes = {} if asked.discriminator == "convnext" else {"dynamic_img_size": True}
+    sizes |= {} if asked.discriminator == "convnext" else {"dynamic_img_pad": True}
     try:
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **sizes)
     except Exception as error:  # the hub, the network and the file each raise their own

@@ -3,10 +3,12 @@
     L = || D(E(degraded)) - D(E0(clean)) ||^2        [HYPIR, arXiv 2507.20590, with E for both]
 
 D is the fixed decoder, E the trained encoder, E0 the encoder as it was. As printed the formula has
-E on both sides (`encoder_target` both), which lets the two sides move together.
+E on both sides (`encoder_target` both), which lets the two sides move together. Latents may be
+compared instead: without the decoder a step is less than half the work.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,21 +16,22 @@ from torch import Tensor
 
 from hypir.encoder import save_encoder
 
-from .adversarial_stage import ENCODER_FILE
-from .data import Batch
+from .feed import Batch
+from .files import ENCODER_FILE
 from .generator import Encoder, decode, frozen_encoder, is_tiny, latent_weights
 from .klt import closed_form, prepare_to_learn
-from .loop import Ema, add_up, make_optimizer, settle, synced, update
-from .losses import band_loss, latent_loss, pixel_loss
+from .loop import Ema, add_up, settle, synced, trainable, update
+from .loss_list import Losses, total
 from .models import DTYPES, Base, load_base, load_vae_part
-from .recipes import Recipe
+from .recipe import Recipe
+from .schedule import make_optimizer
 from .sharding import prepare, whole
 
 
 def trainable_encoder(base: Base, recipe: Recipe) -> Encoder:
     """The encoder that a run begins with, out of the base model or the recipe's file."""
-    if recipe.encoder_file:
-        load_vae_part(base.vae, Path(recipe.encoder_file))
+    if recipe.files.encoder_file:
+        load_vae_part(base.vae, Path(recipe.files.encoder_file))
     elif is_tiny(base.vae) and closed_form(base.vae) is not None:
         prepare_to_learn(base.vae.encoder)
     return Encoder(base.vae, base.prior).learn()
@@ -45,50 +48,46 @@ class EncoderStage:
         base = base or load_base(recipe)
         self.prior, device = base.prior, accelerator.device
         self._vae = base.vae.to(device)
-        if recipe.gradient_checkpointing and not is_tiny(base.vae):
+        if recipe.engine.gradient_checkpointing and not is_tiny(base.vae):
             self._vae.enable_gradient_checkpointing()
         self._frozen = frozen_encoder(base.vae, base.prior).to(device)
         self._weights = latent_weights(self._frozen, base.prior.latent_channels).to(device)
+        self._losses = Losses("encoder", recipe.encoder_losses, recipe.loss_options, device)
         self.encoder = trainable_encoder(base, recipe)
         self.modules = {"encoder": self.encoder}
-        optimizer = make_optimizer(recipe, self.encoder)
+        optimizer = make_optimizer(recipe.optimizer, trainable(self.encoder).values())
         self._e, optimizer = prepare(accelerator, self.encoder, optimizer)
         self.optimizers = {"encoder": optimizer}
-        self.ema = Ema(self.encoder, recipe.ema)
+        self.ema = Ema(self.encoder, recipe.schedule.ema)
 
     def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
         """One update of the encoder."""
         sums: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
             with synced(self._accelerator, self._e, i == count - 1), self._accelerator.autocast():
-                loss = self.loss(batch)
+                terms = self.terms(batch)
+                loss = total(terms, self._losses)
                 self._accelerator.backward(loss / count)
-            add_up(sums, {"loss": loss})
+            add_up(sums, {**terms, "loss": loss})
         values = settle(self._accelerator, sums, count)
-        norm = update(
-            self._accelerator, self.optimizers["encoder"], self.encoder, self._recipe.clip
-        )
+        optimizer, clip = self.optimizers["encoder"], self._recipe.optimizer.clip
+        norm = update(self._accelerator, optimizer, self.encoder, clip)
         return {**values, "gradient": float(norm)}
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Squared error of the decoded latents in pixels, or of the latents."""
-        if self._recipe.encoder_target == "latent":
-            with torch.no_grad():
-                clean = self._frozen(batch.target).float()
-            z = self._e(batch.degraded).float()
-            return latent_loss(z, clean, self._weights, self._recipe.logarithm)
-        if self._recipe.encoder_target == "frozen":
-            z = self._e(batch.degraded)
-            with torch.no_grad():
-                clean = decode(self._vae, self.prior, self._frozen(batch.target))
-        else:
-            z, z_clean = self._e(torch.cat([batch.degraded, batch.target])).chunk(2)
-            clean = decode(self._vae, self.prior, z_clean)
-        result = decode(self._vae, self.prior, z).float()
-        loss = pixel_loss(result, clean.float(), self._recipe.logarithm)
-        if self._recipe.bands:
-            loss = loss + self._recipe.bands * band_loss(result, clean.float())
-        return loss
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses of decoded latents in pixels, or of the latents; not weighted."""
+        both = self._recipe.encoder_losses.encoder_target == "both"
+        z = self._e(torch.cat([batch.degraded, batch.target]) if both else batch.degraded)
+        z, z_clean = z.chunk(2) if both else (z, None)
+        with torch.no_grad():
+            clean = self._frozen(batch.target)
+        shown = {"latent": z.float(), "clean": clean.float(), "channels": self._weights}
+        if self._losses.need("pixels"):
+            with nullcontext() if both else torch.no_grad():
+                target = decode(self._vae, self.prior, z_clean if both else clean)
+            pixels = decode(self._vae, self.prior, z)
+            shown |= {"pixels": pixels.float(), "target": target.float()}
+        return self._losses.terms(**shown)
 
     @torch.no_grad()
     def result(self, batch: Batch) -> Tensor:
@@ -99,7 +98,7 @@ class EncoderStage:
     def export(self, folder: Path) -> list[Path]:
         """The averaged encoder, with the fingerprint of its decoder."""
         path = folder / ENCODER_FILE.format(name=self._recipe.name)
-        dtype = DTYPES[self._recipe.export]
+        dtype = DTYPES[self._recipe.saving.export]
         with self.ema.applied():
             state = whole(self.encoder.state_for(self._vae))
             encoder = ("encoder.", "quant_conv.")

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .losses import Lpips, lpips_is_at_hand
+from .perceptual import Lpips, lpips_is_at_hand
 from .pictures import list_pictures, read_levels
 from .validation import compare
 

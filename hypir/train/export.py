@@ -4,43 +4,29 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from torch import Tensor, nn
+from torch import Tensor
 
 from hypir.weights import HypirWeights, read_weights, save_weights
 
+from .architectures import ARCHITECTURES
 from .generator import Generator, TextureToken
+from .lora import add_lora
 from .models import Base
-from .recipes import Recipe
+from .recipe import Recipe
 
 DOWN, UP = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
-def add_lora(network: nn.Module, rank: int, targets: tuple[str, ...], seed: int) -> None:
-    """A fresh LoRA on every module whose name ends in one of `targets`, trained in float32.
-
-    Gaussian A, zero B, alpha = rank: the network computes what it did before.
-    """
-    config = LoraConfig(
-        r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets)
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        inject_adapter_in_model(config, network)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(".lora_" in name)
-        if ".lora_" in name:
-            parameter.data = parameter.data.float()
-
-
 def make_generator(base: Base, recipe: Recipe) -> Generator:
     """The base model's network with LoRA and richness token, as the recipe has it."""
-    add_lora(base.network, recipe.rank, recipe.targets, recipe.seed)
-    prior = base.prior
-    timestep = recipe.timestep if recipe.timestep >= 0 else prior.timestep
-    coefficient = recipe.coefficient_timestep if recipe.coefficient_timestep >= 0 else timestep
-    scale = recipe.input_scale if recipe.input_scale >= 0 else prior.input_scale_at(timestep)
-    token = TextureToken(base.text.token_width, recipe.seed) if recipe.texture else None
+    asked, prior = recipe.lora, base.prior
+    targets = asked.targets or ARCHITECTURES[prior.name].targets
+    add_lora(base.network, asked.rank, targets, recipe.seed)
+    timestep = asked.timestep if asked.timestep >= 0 else prior.timestep
+    coefficient = asked.coefficient_timestep if asked.coefficient_timestep >= 0 else timestep
+    scale = asked.input_scale if asked.input_scale >= 0 else prior.input_scale_at(timestep)
+    texture = recipe.conditions.texture
+    token = TextureToken(base.text.token_width, recipe.seed) if texture else None
     return Generator(prior, base.network, timestep, coefficient, scale, token)
 
 

@@ -175,18 +175,6 @@ def latent_weights(encoder: nn.Module, channels: int) -> Tensor:
     return 4 / filters.square().sum(dim=(1, 2, 3)) / filters[0].numel()
 
 
-def luma_shares(encoder: nn.Module, channels: int) -> Tensor:
-    """How much of each latent channel is brightness, not colour.
-
-    (C,) in [0, 1]: |mean of R, G, B|^2 to the whole, of a transform's filters; else 1.
-    """
-    filters = getattr(encoder, "filters", None)
-    if filters is None:
-        return torch.ones(channels)
-    gray = filters.mean(dim=1, keepdim=True).expand_as(filters)
-    return gray.square().sum(dim=(1, 2, 3)) / filters.square().sum(dim=(1, 2, 3))
-
-
 def decode(vae: nn.Module, prior: Prior, z: Tensor) -> Tensor:
     """Scaled latents to pixels (B, 3, 8 h, 8 w), not clamped."""
     z = z.to(next(vae.decoder.parameters()).dtype)

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .checkpoints import Checkpoints
-from .data import Batch, Feed, derive_seed
-from .recipes import Phase, Recipe, defaults
+from .data import derive_seed
+from .feed import Batch, Feed
+from .recipe import FORMAT, Recipe, check_format, defaults
+from .schedule import batches_before, batches_per_step, phase_at
 from .sharding import load_optimizer, part_like, whole
 
 MAY_CHANGE = {"out", "data", "workers", "keep", "checkpoint_every", "log_every", "stages"}
@@ -109,7 +111,8 @@ def run_stage(stage: Stage, recipe: Recipe, accelerator, watch: Watcher | None =
     """
     phases = recipe.phases(stage.name)
     total = sum(phase.steps for phase in phases)
-    checkpoints = Checkpoints(Path(recipe.out) / "checkpoints" / stage.name, recipe.keep)
+    folder = Path(recipe.out) / "checkpoints" / stage.name
+    checkpoints = Checkpoints(folder, recipe.saving.keep)
     start = _resume(stage, recipe, checkpoints, accelerator)
     if start >= total:
         # A run that was killed after its last checkpoint may lack its files.
@@ -119,7 +122,7 @@ def run_stage(stage: Stage, recipe: Recipe, accelerator, watch: Watcher | None =
     feed = Feed(
         recipe,
         accelerator.device,
-        batches_before(recipe, phases, start, world),
+        batches_before(recipe.data.batch, phases, start, world),
         rank,
         world,
         stage.name,
@@ -127,10 +130,10 @@ def run_stage(stage: Stage, recipe: Recipe, accelerator, watch: Watcher | None =
     )
     for step in range(start, total):
         phase = phase_at(phases, step)
-        count = batches_per_step(recipe, phase, world)
-        rate = phase.lr * min(1.0, (step + 1) / (recipe.warmup + 1))
+        count = batches_per_step(recipe.data.batch, phase, world)
+        rate = phase.lr * min(1.0, (step + 1) / (recipe.schedule.warmup + 1))
         for name, optimizer in stage.optimizers.items():
-            factor = recipe.discriminator_rate if name == "discriminator" else 1.0
+            factor = recipe.adversary.discriminator_rate if name == "discriminator" else 1.0
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
         torch.manual_seed(derive_seed(recipe.seed, f"{stage.name} of {rank}", step) % 2**63)
@@ -147,12 +150,12 @@ def run_stage(stage: Stage, recipe: Recipe, accelerator, watch: Watcher | None =
         if watch is not None:
             watch.step(step + 1, {**values, "lr": rate, "unreadable": len(feed.unreadable)})
         done = step + 1
-        if done % recipe.checkpoint_every == 0 or done == total:
+        if done % recipe.saving.checkpoint_every == 0 or done == total:
             save(stage, recipe, checkpoints, done, accelerator)
         if (
             watch is not None
-            and recipe.validate
-            and (done % recipe.validate_every == 0 or done == total)
+            and recipe.log.validate
+            and (done % recipe.log.validate_every == 0 or done == total)
         ):
             watch.validate(done, stage)
     return start
@@ -163,7 +166,7 @@ def save(stage: Stage, recipe: Recipe, checkpoints: Checkpoints, step: int, acce
     accelerator.wait_for_everyone()
     scaler = accelerator.scaler
     state = {
-        "recipe": recipe.to_dict(),
+        "recipe": {"format": FORMAT, **recipe.flat()},
         "processes": accelerator.num_processes,
         "modules": {k: module_state(m) for k, m in stage.modules.items()},
         "optimizers": {k: whole(o.state_dict()) for k, o in stage.optimizers.items()},
@@ -200,36 +203,6 @@ def load_module_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         )
     for name, value in state.items():
         own[name].copy_(part_like(value, own[name]))
-
-
-def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
-    """The phase that a step belongs to."""
-    for phase in phases:
-        if step < phase.steps:
-            return phase
-        step -= phase.steps
-    raise IndexError(step)
-
-
-def batches_per_step(recipe: Recipe, phase: Phase, world: int) -> int:
-    """Batches that one process takes for one step (gradient accumulation)."""
-    count, rest = divmod(phase.images, recipe.batch * world)
-    if rest or not count:
-        raise ValueError(
-            f"{phase.images} pictures a step cannot be made of batches of {recipe.batch} on "
-            f"{world} process{'es' if world > 1 else ''}; choose --batch so that batch x processes "
-            f"divides it"
-        )
-    return count
-
-
-def batches_before(recipe: Recipe, phases: tuple[Phase, ...], step: int, world: int) -> int:
-    """Batches that one process took before a step."""
-    taken = 0
-    for phase in phases:
-        taken += min(step, phase.steps) * batches_per_step(recipe, phase, world)
-        step = max(0, step - phase.steps)
-    return taken
 
 
 def add_up(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
@@ -270,26 +243,14 @@ def synced(accelerator, wrapped: nn.Module, last: bool):
     return nullcontext() if last else accelerator.no_sync(wrapped)
 
 
-def make_optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
-    """AdamW over the trained parameters; the loop sets the rate."""
-    parameters = list(trainable(module).values())
-    options = {"lr": 0.0, "betas": recipe.betas, "weight_decay": recipe.weight_decay}
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, **options)
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        raise ValueError("adamw8bit needs bitsandbytes; pip install bitsandbytes") from error
-    return AdamW8bit(parameters, **options)
-
-
 def _resume(stage: Stage, recipe: Recipe, checkpoints: Checkpoints, accelerator) -> int:
     found = checkpoints.load()
     if found is None:
         return 0
     step, state = found
+    check_format(state["recipe"], recipe.out)
     # A field that the run's version did not have yet was, in effect, at its default.
-    then, now = defaults() | state["recipe"], recipe.to_dict()
+    then, now = defaults() | state["recipe"], recipe.flat()
     odd = [k for k in now if k not in MAY_CHANGE and then[k] != now[k]]
     if odd:
         raise ValueError(

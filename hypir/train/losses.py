@@ -1,16 +1,11 @@
-"""Loss terms between pixels in [-1, 1], and those of the two players.
+"""The formulas of the losses; loss_list.py says which stage may weigh which.
 
-Weights as published with the SD2 weights: 1 MSE + 5 LPIPS + 0.5 GAN. The pyramid term needs no
-backbone (Bojanowski et al. 2018, Lap1); the GAN terms are those of vision-aided GANs (Kumari et al.
-2022): binary cross entropy with a target of 0.8 for real, summed over levels.
+The pyramid term needs no backbone (Bojanowski et al. 2018, Lap1).
 """
-
-from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hypir.metrics import haar
 from hypir.texture import laplacian_response, luma, sigma_to_richness
@@ -21,8 +16,6 @@ AMOUNT_FLOOR = 1e-8
 """Added to mean squares, so that the root has a slope at zero."""
 RELATIVE_FLOOR = 1e-5
 """Added to mean squares before the logarithm: below 0.4 levels of 255 nothing is asked for."""
-LATENT_FLOOR = 1e-3
-"""The same for latents, whose deviation over all pictures is about 1."""
 SIGMA_FLOOR = 1e-4
 """Of the Laplacian's deviation, in units of white: a fiftieth of what richness 0 has."""
 BAND_FLOOR = 1e-5
@@ -75,22 +68,6 @@ def energy_loss(
             have, want = ((x.square() + RELATIVE_FLOOR).log() / 2 for x in (have, want))
         loss = loss + (have - want).abs().mean()
     return loss
-
-
-def latent_energy_loss(
-    result: Tensor, target: Tensor, weights: Tensor, side: int = 4, logarithm: bool = False
-) -> Tensor:
-    """energy_loss between latents (B, C, h, w), which needs no decoding.
-
-    sum_c sqrt(weights_c) |amount(result_c) - amount(target_c)|, mean over squares of `side` cells;
-    with `logarithm` the amounts are ln(mean square + LATENT_FLOOR) / 2 and the sum is a mean.
-    """
-    have, want = _amounts(result, side), _amounts(target, side)
-    scale = weights.sqrt()
-    if logarithm:
-        have, want = ((x.square() + LATENT_FLOOR).log() / 2 for x in (have, want))
-        scale = scale / scale.sum()
-    return torch.einsum("c,bchw->bhw", scale, (have - want).abs()).mean()
 
 
 def band_loss(result: Tensor, target: Tensor) -> Tensor:
@@ -147,86 +124,3 @@ def mean_error(errors: Tensor, logarithm: bool) -> Tensor:
     if not logarithm:
         return errors.mean()
     return (errors.flatten(1).mean(dim=1) + ERROR_FLOOR).log().mean()
-
-
-class Lpips(nn.Module):
-    """LPIPS with VGG (Zhang et al. 2018) on pixels in [-1, 1]."""
-
-    def __init__(self, backbone: str = ""):
-        """`backbone`: state dict of torchvision's vgg16; empty = torchvision's own loader.
-
-        Raises:
-            ValueError: naming what to download if the backbone cannot be had.
-        """
-        super().__init__()
-        from lpips import LPIPS
-
-        try:
-            self.net = LPIPS(net="vgg", pnet_rand=bool(backbone), verbose=False)
-            if backbone:
-                _load_vgg(self.net.net, torch.load(backbone, weights_only=True))
-        except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"LPIPS needs the VGG16 of torchvision, which cannot be loaded ({error}); download "
-                f"https://download.pytorch.org/models/vgg16-397923af.pth and give it as "
-                f"--lpips-backbone, or train without it (--lpips 0)"
-            ) from error
-        self.requires_grad_(False).eval()
-
-    def forward(self, result: Tensor, target: Tensor) -> Tensor:
-        """Mean over the batch."""
-        return self.net(result, target).mean()
-
-
-def generator_loss(logits: Sequence[Tensor], kind: str, target: float) -> Tensor:
-    """What the generator pays for looking restored, summed over levels."""
-    if kind == "hinge":
-        return sum(-level.mean() for level in logits)
-    return sum(_bce(level, target) for level in logits)
-
-
-def discriminator_loss(
-    real: Sequence[Tensor], fake: Sequence[Tensor], kind: str, target: float
-) -> Tensor:
-    """What the discriminator pays for mistakes, summed over levels, halved over real and fake."""
-    if kind == "hinge":
-        pairs = [
-            (F.relu(1 - r).mean(), F.relu(1 + f).mean()) for r, f in zip(real, fake, strict=True)
-        ]
-    else:
-        pairs = [(_bce(r, target), _bce(f, 0.0)) for r, f in zip(real, fake, strict=True)]
-    return sum(r + f for r, f in pairs) / 2
-
-
-def accuracy(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """Share of pairs of a real and a fake picture in which the real one looks more real.
-
-    By the mean over levels and places; 0.5 is chance. A fixed threshold would not do: with a target
-    of 0.8 for real, logits at chance are log(0.4 / 0.6), not 0.
-    """
-
-    def mean(logits: Sequence[Tensor]) -> Tensor:
-        return torch.stack([level.flatten(1).mean(1) for level in logits]).mean(0)
-
-    return (mean(real)[:, None] > mean(fake)[None]).float().mean()
-
-
-def _bce(logits: Tensor, target: float) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
-
-
-def _load_vgg(slices: nn.Module, state: dict[str, Tensor]) -> None:
-    """LPIPS cuts vgg16's `features` in five slices and keeps the numbers of the layers."""
-    for key in slices.state_dict():
-        _, layer, leaf = key.split(".")
-        name = f"features.{layer}.{leaf}"
-        if name not in state:
-            raise RuntimeError(f"the file lacks {name!r}, it is not a vgg16 of torchvision")
-        slices.get_submodule(key.rpartition(".")[0])._parameters[leaf].data.copy_(state[name])
-
-
-def lpips_is_at_hand(backbone: str = "") -> bool:
-    """Whether LPIPS can be made without a download."""
-    if backbone:
-        return Path(backbone).is_file()
-    return (Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth").is_file()

@@ -19,12 +19,12 @@ from hypir.weight_files import read_tensors, write_tensors
 
 from .architectures import ARCHITECTURES, Architecture, Condition, recognise
 from .architectures.tiny import TINY_PRIOR, tiny_models, tiny_network, tiny_vae
-from .recipes import Recipe
+from .files import Model
+from .recipe import Recipe
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-AUTOENCODER_FILE, PRIOR_FILE = "autoencoder.safetensors", "prior.safetensors"
 
 
 class Text:
@@ -89,11 +89,13 @@ def load_base(recipe: Recipe) -> Base:
     Raises:
         ValueError: naming what is missing and how to get it, or that the model is another prior's.
     """
-    if recipe.base == "small":
-        return small_base(recipe.prior, recipe.seed)
-    if recipe.base == "tiny":
+    asked = recipe.model
+    if asked.base == "small":
+        return small_base(asked.prior, recipe.seed)
+    if asked.base == "tiny":
         return _tiny_base(recipe)
-    return _load_pipeline(PRIORS[recipe.prior], recipe.base, recipe.variant, recipe.precision)
+    precision = recipe.engine.precision
+    return _load_pipeline(PRIORS[asked.prior], asked.base, asked.variant, precision)
 
 
 def small_base(prior_name: str, seed: int = 0, width: int = 64) -> Base:
@@ -109,22 +111,20 @@ def small_base(prior_name: str, seed: int = 0, width: int = 64) -> Base:
     return Base(prior, network, vae, Text(architecture, network))
 
 
-def empty_models(
-    base: str, prior_name: str, depth: int
-) -> tuple[nn.Module, nn.Module] | tuple[None, None]:
+def empty_models(asked: Model) -> tuple[nn.Module, nn.Module] | tuple[None, None]:
     """Network and autoencoder on the meta device; None for a base model not on this disk."""
     import diffusers
 
     with torch.device("meta"):
-        if base == "tiny":
-            return tiny_network(depth), tiny_vae()
-        if base == "small":
-            small = small_base(prior_name)
+        if asked.base == "tiny":
+            return tiny_network(asked.depth), tiny_vae()
+        if asked.base == "small":
+            small = small_base(asked.prior)
             return small.network, small.vae
-        folder = Path(base)
+        folder = Path(asked.base)
         if not (folder / "model_index.json").is_file():
             return None, None
-        architecture = ARCHITECTURES[prior_name]
+        architecture = ARCHITECTURES[asked.prior]
         parts = (architecture.network_class, architecture.part), ("AutoencoderKL", "vae")
         kinds = [(getattr(diffusers, kind), folder / part) for kind, part in parts]
         network, vae = (kind.from_config(kind.load_config(at)) for kind, at in kinds)
@@ -165,16 +165,15 @@ def load_vae_part(vae: nn.Module, path: Path) -> None:
 
 def _tiny_base(recipe: Recipe) -> Base:
     """The tiny stack with the weights that earlier stages of this run, or files, give."""
-    network, vae = tiny_models(recipe.depth, recipe.seed)
+    network, vae = tiny_models(recipe.model.depth, recipe.seed)
     base = Base(TINY_PRIOR, network, vae, Text(ARCHITECTURES[TINY_PRIOR.name], network))
-    out = Path(recipe.out)
-    for given, name, put in (
-        (recipe.autoencoder_file, AUTOENCODER_FILE, lambda path: load_vae_part(vae, path)),
-        (recipe.prior_file, PRIOR_FILE, lambda path: load_network(network, path)),
+    for stage, module, put in (
+        ("autoencoder", vae, load_vae_part),
+        ("diffusion", network, load_network),
     ):
-        path = Path(given) if given else out / name
-        if given or (recipe.out and path.is_file()):
-            put(path)
+        path = recipe.files.find(stage, recipe.out, recipe.name)
+        if path is not None:
+            put(module, path)
             log.info("loaded %s", path)
     return base
 

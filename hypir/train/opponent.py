@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .adversary import accuracy, discriminator_loss, generator_loss
 from .discriminators import Discriminator, PatchDiscriminator
-from .loop import add_up, make_optimizer, settle, synced, trainable, update
-from .losses import accuracy, discriminator_loss, generator_loss
-from .recipes import Recipe
+from .loop import add_up, settle, synced, trainable, update
+from .recipe import Recipe
+from .schedule import make_optimizer
 from .sharding import prepare
 
 
@@ -32,9 +33,10 @@ class Opponent:
     def __init__(
         self, recipe: Recipe, discriminator: Discriminator | PatchDiscriminator, accelerator
     ):
-        self._recipe, self._accelerator = recipe, accelerator
+        self._game, self._accelerator = recipe.adversary, accelerator
+        self._clip = recipe.optimizer.clip
         self.discriminator = discriminator
-        optimizer = make_optimizer(recipe, discriminator)
+        optimizer = make_optimizer(recipe.optimizer, trainable(discriminator).values())
         self._d, self.optimizer = prepare(accelerator, discriminator, optimizer)
 
     def price(self, fake: Tensor, seeds: list[int]) -> Tensor:
@@ -48,7 +50,7 @@ class Opponent:
         logits = self.discriminator.eval()(fake, seeds)
         for p in heads:
             p.requires_grad_(True)
-        return generator_loss(logits, self._recipe.gan_loss, self._recipe.gan_target_generator)
+        return generator_loss(logits, self._game.gan_loss, self._game.gan_target_generator)
 
     def learn(self, rounds: list[Round]) -> dict[str, float]:
         """One update of the discriminator, on what the generator gave before its own."""
@@ -62,9 +64,7 @@ class Opponent:
                 logits = self._d(torch.cat([judged.real, judged.fake]), judged.seeds * 2)
                 half = len(judged.real)
                 real, fake = [x[:half] for x in logits], [x[half:] for x in logits]
-                loss = discriminator_loss(
-                    real, fake, self._recipe.gan_loss, self._recipe.gan_target
-                )
+                loss = discriminator_loss(real, fake, self._game.gan_loss, self._game.gan_target)
                 self._accelerator.backward(loss / len(rounds))
             add_up(
                 sums,
@@ -76,5 +76,5 @@ class Opponent:
                 },
             )
         values = settle(self._accelerator, sums, len(rounds))
-        norm = update(self._accelerator, self.optimizer, self.discriminator, self._recipe.clip)
+        norm = update(self._accelerator, self.optimizer, self.discriminator, self._clip)
         return {**values, "d_gradient": float(norm)}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .watch import CSV_FILE, read_log
+from .log import CSV_FILE, read_log
 
 HIDDEN = ("lr", "unreadable")
 COLUMNS = 3
@@ -17,12 +17,9 @@ def plot(source: Path, target: Path) -> None:
         FileNotFoundError: if there is no log.
         ValueError: if it is something else, or empty.
     """
-    path = source / CSV_FILE if source.is_dir() else source
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no log at {str(path)!r}; give the folder of a run")
-    series = {k: v for k, v in read_log(path).items() if k[1] not in HIDDEN}
+    series = {k: v for k, v in _read(source).items() if k[1] not in HIDDEN}
     if not series:
-        raise ValueError(f"{str(path)!r} holds no values yet")
+        raise ValueError(f"{str(source)!r} holds no values yet")
     from matplotlib.figure import Figure
 
     rows = -(-len(series) // COLUMNS)
@@ -42,6 +39,17 @@ def plot(source: Path, target: Path) -> None:
     for panel in panels[len(series) :]:
         panel.set_axis_off()
     figure.savefig(target, dpi=100)
+
+
+def _read(source: Path) -> dict[tuple[str, str], dict[int, float]]:
+    """The log of a run, or those of the steps of a chain, with the steps' names for the stages'."""
+    path = source / CSV_FILE if source.is_dir() else source
+    if path.is_file():
+        return read_log(path)
+    steps = sorted(source.glob(f"*/{CSV_FILE}"), key=lambda p: p.stat().st_mtime)
+    if not steps:
+        raise FileNotFoundError(f"there is no log at {str(path)!r}; give the folder of a run")
+    return {(p.parent.name, name): v for p in steps for (_, name), v in read_log(p).items()}
 
 
 def _smooth(values: list[float]) -> list[float]:

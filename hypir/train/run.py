@@ -1,63 +1,38 @@
-"""A whole run: the stages of a recipe in order, each from where it stopped."""
+"""A whole run: the stages of a recipe in order, or its chain, each from where it stopped."""
 
 import json
 import logging
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate import Accelerator
 
 from hypir.priors import PRIORS
 
 from .adversarial_stage import AdversarialStage
+from .adversary import TIMM_MODELS
 from .architectures import ARCHITECTURES
 from .autoencoder_stage import AutoencoderStage
+from .chain import check_files, collect, run_blend, steps_of
 from .data import Mixture
-from .discriminators import TIMM_MODELS, load_backbone
+from .diffusion_stage import DiffusionStage
+from .discriminators import load_backbone
 from .encoder_stage import EncoderStage
-from .loop import Stage, Watcher, batches_per_step, run_stage
-from .losses import Lpips
-from .prior_stage import PriorStage
-from .recipes import STAGES, Recipe
-from .sharding import adapt_plugin, is_sharded
+from .engine import make_accelerator
+from .files import WRITES
+from .loop import Stage, Watcher, run_stage
+from .loss_list import losses_in
+from .recipe import LOSSES_OF, STAGES, Recipe, Step, check_format
+from .schedule import batches_per_step
 
 log = logging.getLogger(__name__)
 
 MAKERS: dict[str, Callable[..., Stage]] = {
     "autoencoder": AutoencoderStage,
-    "prior": PriorStage,
+    "diffusion": DiffusionStage,
     "encoder": EncoderStage,
     "adversarial": AdversarialStage,
 }
-
-
-WHOLE = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
-"""Engines under which every process holds the whole model."""
-
-
-def make_accelerator(recipe: Recipe, cpu: bool = False) -> Accelerator:
-    """Accelerate's engine as `accelerate launch` set it up, or for one process.
-
-    Raises:
-        ValueError: for an engine that these stages do not run on.
-    """
-    if recipe.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as torch's manual asks for
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    # Buffers are each process's own: the table of positions is shifted for its pictures.
-    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
-    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=cpu, kwargs_handlers=handlers)
-    if is_sharded(accelerator):
-        adapt_plugin(accelerator)
-    elif accelerator.distributed_type not in WHOLE:
-        raise ValueError(
-            f"training runs on one device or on several (DDP, FSDP), not under "
-            f"{accelerator.distributed_type.value}; choose one of these in accelerate's "
-            f"configuration"
-        )
-    return accelerator
 
 
 def check_ready(recipe: Recipe, processes: int) -> None:
@@ -66,23 +41,35 @@ def check_ready(recipe: Recipe, processes: int) -> None:
     Raises:
         ValueError, OSError: naming the field, the data or the weights that are missing.
     """
+    if recipe.chain:
+        check_files(recipe)
+        for step, own, files in steps_of(recipe):
+            if isinstance(step, Step):
+                made = [WRITES[stage][0] for stage in files]
+                _check_step(own, own.files.given(made), processes)
+        return
+    _check_step(recipe, recipe.files.given(), processes)
+
+
+def _check_step(recipe: Recipe, files: Mapping[str, str], processes: int) -> None:
     for stage in recipe.stages:
         for phase in recipe.phases(stage):
-            batches_per_step(recipe, phase, processes)
-    Mixture(recipe)
-    if recipe.random_positions and not ARCHITECTURES[recipe.prior].position_table:
+            batches_per_step(recipe.data.batch, phase, processes)
+        for group in LOSSES_OF.get(stage, ()):
+            for loss in losses_in(getattr(recipe, group)):
+                if loss.network is not None:
+                    loss.network(recipe.loss_options)
+                if "opponent" in loss.needs and recipe.adversary.discriminator in TIMM_MODELS:
+                    load_backbone(recipe.adversary)
+    Mixture(recipe.data, recipe.seed)
+    prior = recipe.model.prior
+    if recipe.conditions.random_positions and not ARCHITECTURES[prior].position_table:
         raise ValueError(
-            f"random_positions shifts a table of positions, which {PRIORS[recipe.prior].title} "
-            f"does not have; leave it out"
+            f"random_positions shifts a table of positions, which {PRIORS[prior].title} does not "
+            f"have; leave it out"
         )
-    if "adversarial" in recipe.stages:
-        if recipe.lpips:
-            Lpips(recipe.lpips_backbone)
-        if recipe.gan and recipe.discriminator in TIMM_MODELS:
-            load_backbone(recipe)
-    for field in ("encoder_file", "autoencoder_file", "prior_file", "lora_file"):
-        path = getattr(recipe, field)
-        if path and not Path(path).is_file():
+    for field, path in files.items():
+        if not Path(path).is_file():
             raise FileNotFoundError(f"there is no {field} at {path!r}; check the name")
 
 
@@ -91,7 +78,7 @@ def train(
     accelerator: Accelerator | None = None,
     make_watch: Callable[[Recipe, Stage, Accelerator], Watcher] | None = None,
 ) -> None:
-    """Run every stage of the recipe to its end.
+    """Run every stage of the recipe, or every step of its chain, to its end.
 
     Raises:
         ValueError, OSError: in one sentence, for what the user can mend, before any work where it
@@ -100,12 +87,36 @@ def train(
     """
     if not recipe.out:
         raise ValueError("training needs a folder for its results; name it with --out")
-    out = Path(recipe.out)
-    out.mkdir(parents=True, exist_ok=True)
-    accelerator = accelerator or make_accelerator(recipe)
+    accelerator = accelerator or make_accelerator(recipe.engine)
     check_ready(recipe, accelerator.num_processes)
+    _write_recipe(recipe, accelerator)
+    if not recipe.chain:
+        _run_stages(recipe, accelerator, make_watch)
+        return
+    for step, own, _ in steps_of(recipe):
+        log.info("step %s", step.name)
+        if isinstance(step, Step):
+            _write_recipe(own, accelerator)
+            _run_stages(own, accelerator, make_watch)
+        elif accelerator.is_main_process:
+            run_blend(recipe, step)
+        accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (out / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
+        collect(recipe)
+
+
+def _write_recipe(recipe: Recipe, accelerator: Accelerator) -> None:
+    """Keep the recipe in its folder, unless a run of another version lies there."""
+    file = Path(recipe.out) / "recipe.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_file():
+        check_format(json.loads(file.read_text("utf-8")), recipe.out)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        file.write_text(json.dumps(recipe.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+def _run_stages(recipe: Recipe, accelerator: Accelerator, make_watch) -> None:
     for name in STAGES:
         if name not in recipe.stages:
             continue

@@ -5,6 +5,7 @@ its place without reading what came before. Captions of files lie in `<name>.txt
 """
 
 import logging
+import math
 from pathlib import Path
 from typing import Protocol
 
@@ -50,8 +51,8 @@ def open_source(text: str, crop: int, seed: int) -> tuple[Source, float]:
     path, weight = _split_weight(text)
     if not path:
         raise ValueError(f"a data source must name a path, got {text!r}; give {WANTED}")
-    if not weight > 0:
-        raise ValueError(f"the weight of a data source must be above 0, got {text!r}")
+    if not 0 < weight < math.inf:
+        raise ValueError(f"the weight of a data source must be a number above 0, got {text!r}")
     if path.startswith(LEAVES) and path.removeprefix(LEAVES) in ("", *TEXTURES):
         return LeafSource(crop, seed, path.removeprefix(LEAVES)), weight
     return _open_files(path), weight

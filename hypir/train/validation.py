@@ -20,25 +20,25 @@ from torchmetrics.functional.image import (
 from hypir.color import transfer_color
 from hypir.texture import measure_richness
 
-from .data import Batch, degrade_and_enlarge, derive_seed
+from .data import derive_seed
+from .degrading import degrade_and_enlarge
+from .feed import Batch
 from .pictures import list_pictures, read_levels
-from .recipes import Recipe
+from .recipe import Recipe
 from .texts import read_caption
 
 log = logging.getLogger(__name__)
 
-METRICS = ("psnr", "ssim", "lpips", "texture_error")
-
 
 def held_out(recipe: Recipe, device: torch.device) -> list[Batch]:
-    """Batches of one picture each, from the middle of the pictures of recipe.validate.
+    """Batches of one picture each, from the middle of the pictures of the recipe's folder.
 
     Raises:
         ValueError: if the folder holds no picture of the crop's size.
     """
-    batches = []
-    for file in list_pictures(Path(recipe.validate)):
-        if len(batches) == recipe.validate_count:
+    batches, asked, scales = [], recipe.log, recipe.degradation.scales
+    for file in list_pictures(Path(asked.validate)):
+        if len(batches) == asked.validate_count:
             break
         try:
             picture, caption = read_levels(file), read_caption(file)
@@ -46,7 +46,7 @@ def held_out(recipe: Recipe, device: torch.device) -> list[Batch]:
             log.warning("%s; left out of validation", error)
             continue
         height, width = picture.shape[:2]
-        side = recipe.crop
+        side = recipe.data.crop
         if min(height, width) < side:
             continue
         y, x = (height - side) // 2, (width - side) // 2
@@ -54,7 +54,7 @@ def held_out(recipe: Recipe, device: torch.device) -> list[Batch]:
         clean = torch.from_numpy(crop).to(device).movedim(-1, 0)[None]  # HWC -> BCHW
         number = len(batches)
         seeds = [derive_seed(0, "validation", number)]
-        degraded = degrade_and_enlarge(clean, recipe.scales[number % len(recipe.scales)], seeds)
+        degraded = degrade_and_enlarge(clean, scales[number % len(scales)], seeds)
         batches.append(
             Batch(
                 target=clean * 2 - 1,
@@ -66,7 +66,7 @@ def held_out(recipe: Recipe, device: torch.device) -> list[Batch]:
         )
     if not batches:
         raise ValueError(
-            f"{recipe.validate!r} must hold pictures of at least {recipe.crop} px a side to "
+            f"{asked.validate!r} must hold pictures of at least {recipe.data.crop} px a side to "
             f"validate with, found none"
         )
     return batches

@@ -1,11 +1,5 @@
-"""What a run tells: a progress bar, a CSV, tensorboard, validation with pictures.
+"""What a run tells: a progress bar, the log (log.py), tensorboard, validation with pictures."""
 
-The CSV has one row per logged value (stage, step, name, value), so that stages with other losses
-share one file and a resumed run appends. Rows of steps that a resumed run repeats are written
-again; readers take the last.
-"""
-
-import csv
 import logging
 import time
 from pathlib import Path
@@ -15,15 +9,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from .log import CSV_FILE, append_log
 from .loop import Stage
-from .losses import Lpips, lpips_is_at_hand
-from .recipes import Recipe
+from .perceptual import Lpips, lpips_is_at_hand
+from .recipe import Recipe
 from .validation import held_out, sheet, validate
 
 log = logging.getLogger(__name__)
-
-CSV_FILE = "log.csv"
-COLUMNS = ("stage", "step", "name", "value")
 
 
 class Watch:
@@ -32,11 +24,11 @@ class Watch:
     def __init__(self, recipe: Recipe, stage: Stage, accelerator):
         self._recipe, self._stage, self._accelerator = recipe, stage.name, accelerator
         self._main = accelerator.is_main_process
-        self._held_out = held_out(recipe, accelerator.device) if recipe.validate else []
+        self._held_out = held_out(recipe, accelerator.device) if recipe.log.validate else []
         self._lpips = None
-        if recipe.validate and lpips_is_at_hand(recipe.lpips_backbone):
-            self._lpips = Lpips(recipe.lpips_backbone).cpu()
-        elif recipe.validate:
+        if recipe.log.validate and lpips_is_at_hand(recipe.loss_options.lpips_backbone):
+            self._lpips = Lpips(recipe.loss_options.lpips_backbone).cpu()
+        elif recipe.log.validate:
             log.warning("validation goes without LPIPS: the VGG16 of torchvision is not at hand")
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
@@ -50,7 +42,7 @@ class Watch:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
-        if step % self._recipe.log_every:
+        if step % self._recipe.log.log_every:
             return
         means = {k: v / self._counts[k] for k, v in self._sums.items()}
         now = time.perf_counter()
@@ -87,37 +79,11 @@ class Watch:
     def _write(self, step: int, values: dict[str, float]) -> None:
         if not self._main:
             return
-        path = Path(self._recipe.out) / CSV_FILE
-        fresh = not path.is_file()
-        with open(path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if fresh:
-                writer.writerow(COLUMNS)
-            writer.writerows((self._stage, step, k, f"{v:.6g}") for k, v in values.items())
+        append_log(Path(self._recipe.out) / CSV_FILE, self._stage, step, values)
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(f"{self._stage}/{name}", value, step)
             self._board.flush()
-
-
-def read_log(path: Path) -> dict[tuple[str, str], dict[int, float]]:
-    """(stage, name) -> step -> value, of a CSV that Watch wrote.
-
-    Raises:
-        ValueError: if the file is something else.
-    """
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(
-                f"{path.name} must have the columns {', '.join(COLUMNS)}; give the {CSV_FILE} of a "
-                f"training run"
-            )
-        result: dict[tuple[str, str], dict[int, float]] = {}
-        for row in reader:
-            series = result.setdefault((row["stage"], row["name"]), {})
-            series[int(row["step"])] = float(row["value"])
-    return result
 
 
 def _board(folder: Path):

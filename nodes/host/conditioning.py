@@ -9,6 +9,7 @@ from ...hypir.image import check_image, color_channels, count_not_finite
 from ...hypir.texture import embed_richness, measure_richness
 from .carried import settings_of
 from .conditions import TEXTURE_MAP
+from .memory import follow
 from .model import text_widths
 from .settings import Settings
 
@@ -98,7 +99,7 @@ def _richness(choice: str, texture: dict) -> tuple[Tensor, Tensor | None]:
     if choice == "match":
         image = texture["image"]
         check_image(image)
-        measured = measure_richness(color_channels(image)).cpu()
+        measured = measure_richness(color_channels(image), on_part=follow("measure texture")).cpu()
         log.info(
             "HYPIR: texture richness of the example: %s", [round(r, 3) for r in measured.tolist()]
         )

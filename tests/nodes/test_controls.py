@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hypir.color import transfer_color
+from hypir.color import low_pass, transfer_color
 from hypir.degradation import degrade
 from hypir.noise import standard_normal
 from hypir.texture import measure_richness
@@ -58,6 +58,23 @@ def test_variants_are_restored_and_decoded_as_a_batch(run, sd2, vae, prompt, pho
     result = run("HYPIRDecode", run("HYPIRRestore", sd2, prompt, several), vae, image)
     assert result.shape == (3, 50, 60, 3)
     assert (result[0] - result[1]).abs().max() > 0.01
+
+
+def test_fidelity_takes_detail_of_the_reference(run, vae, latent, photo):
+    one = {"samples": latent["samples"][:1]}
+    image = torch.cat([photo[:, :128, :192], photo[:, :128, :192, :1]], dim=-1)  # with alpha
+    plain = run("HYPIRDecode", one, vae, image, "none")
+    assert torch.equal(run("HYPIRDecode", one, vae, image, "none", fidelity=0.0), plain)
+    result = run("HYPIRDecode", one, vae, image, "none", fidelity=1.0)
+    apart = [(picture - image)[..., :3] for picture in (plain, result)]
+    before, after = ((d - low_pass(d)).square().mean() for d in apart)
+    assert after < 0.9 * before, "the detail is not nearer to the reference's"
+    assert torch.equal(result[..., 3:], image[..., 3:])
+
+
+def test_fidelity_without_a_reference_is_refused(run, vae, latent):
+    with pytest.raises(ValueError, match=r"fidelity 0\.5 needs a reference: connect the enlarged"):
+        run("HYPIRDecode", latent, vae, fidelity=0.5)
 
 
 def test_where_the_mask_is_zero_no_noise_falls(run, sd2, vae, photo):

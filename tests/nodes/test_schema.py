@@ -19,7 +19,7 @@ CONTRACT = {
         "LATENT",
     ),
     "HYPIRDecode": (
-        "samples vae reference color_fix color_strength tile_size overlap",
+        "samples vae reference color_fix color_strength tile_size overlap fidelity",
         "IMAGE",
     ),
     "HYPIRSampler": (

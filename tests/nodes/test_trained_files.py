@@ -70,14 +70,14 @@ def test_the_nodes_give_what_the_averaged_model_of_training_gives(
     name,
 ):
     from hypir.train.adversarial_stage import AdversarialStage
-    from hypir.train.data import Feed
+    from hypir.train.engine import make_accelerator
+    from hypir.train.feed import Feed
     from hypir.train.loop import run_stage
     from hypir.train.models import small_base
-    from hypir.train.run import make_accelerator
 
     recipe = make_recipe(name, steps=2, posterior="mean")
     base = small_base(name, seed=1, width=320)
-    stage = AdversarialStage(recipe, make_accelerator(recipe, cpu=True), base)
+    stage = AdversarialStage(recipe, make_accelerator(recipe.engine, cpu=True), base)
     run_stage(stage, recipe, stage._accelerator)
     batch = Feed(recipe, torch.device("cpu")).next()
     want = (stage.result(batch).movedim(1, -1) + 1) / 2
@@ -105,19 +105,20 @@ def test_the_four_files_of_the_tiny_stack_load_in_the_host(run, host, make_recip
     import comfy.sd
     import comfy.utils
 
-    from hypir.train.data import Feed
-    from hypir.train.run import MAKERS, make_accelerator, train
+    from hypir.train.engine import make_accelerator
+    from hypir.train.feed import Feed
+    from hypir.train.run import MAKERS, train
 
     recipe = make_recipe(
-        steps=2, stages=("autoencoder", "prior", "encoder", "adversarial"), depth=2
+        steps=2, stages=("autoencoder", "diffusion", "encoder", "adversarial"), depth=2
     )
-    train(recipe, make_accelerator(recipe, cpu=True))
+    train(recipe, make_accelerator(recipe.engine, cpu=True))
     out = Path(recipe.out)
-    stage = MAKERS["adversarial"](recipe, make_accelerator(recipe, cpu=True))
+    stage = MAKERS["adversarial"](recipe, make_accelerator(recipe.engine, cpu=True))
     from hypir.train.export import put_weights
     from hypir.weights import read_weights
 
-    put_weights(stage.generator, read_weights(out / "tiny_lora.safetensors"), stage.ema.shadow)
+    put_weights(stage.generator, read_weights(out / "small_lora.safetensors"), stage.ema.shadow)
     batch = Feed(recipe, torch.device("cpu")).next()
     want = (stage.result(batch).movedim(1, -1) + 1) / 2
 
@@ -126,10 +127,10 @@ def test_the_four_files_of_the_tiny_stack_load_in_the_host(run, host, make_recip
     vae = comfy.sd.VAE(
         sd=comfy.utils.load_torch_file(str(out / "autoencoder.safetensors")), dtype=torch.float32
     )
-    shutil.copy(out / "tiny_lora.safetensors", host.models / "loras")
-    shutil.copy(out / "tiny_encoder.safetensors", host.models / "vae")
-    patched = run("HYPIRLoadLora", model, "tiny_lora.safetensors", 1.0)
-    encoder = run("HYPIRLoadEncoder", vae, "tiny_encoder.safetensors")
+    shutil.copy(out / "small_lora.safetensors", host.models / "loras")
+    shutil.copy(out / "small_encoder.safetensors", host.models / "vae")
+    patched = run("HYPIRLoadLora", model, "small_lora.safetensors", 1.0)
+    encoder = run("HYPIRLoadEncoder", vae, "small_encoder.safetensors")
     for i in range(len(want)):
         got = restored(run, patched, vae, encoder, batch, i)
         assert_close(got, want[i : i + 1].clamp(0, 1), atol=1e-4, rtol=0)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from hypir.train.architectures import ARCHITECTURES
-from hypir.train.recipes import Phase, Recipe, tiny
-from hypir.train.run import make_accelerator
+from hypir.train.engine import make_accelerator
+from hypir.train.recipe import Recipe
+from hypir.train.schedule import Phase
+from hypir.train.small_recipe import once
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def one_engine():
 
 @pytest.fixture
 def accelerator():
-    return make_accelerator(tiny(precision="no"), cpu=True)
+    return make_accelerator(once(precision="no").engine, cpu=True)
 
 
 @pytest.fixture
@@ -64,18 +65,26 @@ def make_recipe(tmp_path):
             # what tiny had when the losses were recorded; it may follow what is learnt
             "degradations": ("training",),
             "scales": (4,),
-            "encoder_target": "frozen",
-            "logarithm": False,
+            "encoder_mse": 1.0,
+            "encoder_log_latent": 0.0,
+            "restored_mse": 1.0,
+            "restored_log_mse": 0.0,
+            "restored_bands": 0.0,
+            "autoencoder_log_energy": 0.0,
+            "autoencoder_energy": 1.0,
+            "mse": 1.0,
+            "log_mse": 0.0,
             "pyramid": 2.0,
             "bands": 0.0,
             "energy": 1.0,
+            "log_energy": 0.0,
             "energy_side": 4,
             "gan": 0.05,
         }
         if prior != "tiny":
             values |= {"name": prior, "prior": prior, "base": "small"}
-            values |= {"targets": ARCHITECTURES[prior].targets, "random_positions": False}
-        return tiny(**{**values, **changes})
+            values |= {"random_positions": False}
+        return once(**{**values, **changes})
 
     return make
 

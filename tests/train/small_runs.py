@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from hypir.encoder import save_encoder
-from hypir.train.architectures import ARCHITECTURES
 from hypir.train.export import export_generator, make_generator
+from hypir.train.files import Model
 from hypir.train.generator import Encoder, Generator, decode
+from hypir.train.lora import Lora
 from hypir.train.models import Base, small_base
-from hypir.train.recipes import Phase, Recipe
+from hypir.train.recipe import Recipe
+from hypir.train.schedule import Phase, Schedule
 
 HOST_WIDTH = 320
 """Width of a UNet that the host recognises."""
@@ -57,12 +59,10 @@ def make_small_run(
     states = [copy.deepcopy(part.state_dict()) for part in (base.network, base.vae)]
     recipe = Recipe(
         name=prior,
-        prior=prior,
+        model=Model(prior=prior),
         stages=("adversarial",),
-        adversarial=(Phase(1, 1, 1e-5),),
-        targets=ARCHITECTURES[prior].targets,
-        rank=rank,
-        precision="no",
+        schedule=Schedule(adversarial=(Phase(1, 1, 1e-5),)),
+        lora=Lora(rank=rank),
     )
     generator = make_generator(base, recipe).eval()
     encoder = Encoder(base.vae, base.prior).eval()

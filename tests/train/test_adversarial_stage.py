@@ -11,8 +11,8 @@ import torch
 from hypir.predictions import flow_input_scale
 from hypir.priors import PRIORS
 from hypir.train.adversarial_stage import AdversarialStage
-from hypir.train.data import Feed
 from hypir.train.export import DOWN, UP, export_generator, hypir_weights
+from hypir.train.feed import Feed
 from hypir.train.generator import Encoder, Generator, TextureToken, decode
 from hypir.train.loop import run_stage, trainable
 from hypir.train.models import small_base
@@ -56,7 +56,7 @@ def test_the_exported_file_is_the_averaged_lora(make_recipe, accelerator, prior)
     recipe, _, (network, _), stage = start(make_recipe, accelerator, prior)
     run_stage(stage, recipe, accelerator)
     weights = read_weights(Path(recipe.out) / f"{prior}_lora.safetensors")
-    assert weights.prior.name == prior and weights.rank == recipe.rank
+    assert weights.prior.name == prior and weights.rank == recipe.lora.rank
     for module, (up, down) in weights.lora.items():
         assert torch.equal(up, stage.ema.shadow[f"network.{module}{UP}"])
         assert torch.equal(down, stage.ema.shadow[f"network.{module}{DOWN}"])
@@ -133,7 +133,7 @@ def test_an_untrained_generator_is_the_base_model(make_recipe, accelerator):
     plain = small_base("sd3", seed=1)
     z = torch.randn(2, 16, 4, 4)
     tokens, pooled = torch.zeros(2, 1, 64), torch.zeros(2, 64)
-    t = recipe.timestep
+    t = recipe.lora.timestep
     scale = flow_input_scale(t / 1000)
     generator = Generator(plain.prior, plain.network, t, t, scale)
     with torch.no_grad():

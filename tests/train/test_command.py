@@ -17,9 +17,11 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from hypir.__main__ import main
 from hypir.train.caption import caption_folder, load_describer
+from hypir.weights import read_weights
 
 SHORT = ["--cpu", "--crop", "32", "--batch", "2", "--pool", "4", "--workers", "0", "--depth", "2"]
 SHORT += ["--rank", "4", "--log-every", "1", "--validate-every", "2", "--checkpoint-every", "2"]
+SHORT += ["--pool-uses", "1"]
 PHASES = [f"--{name}=2x2@1e-3" for name in ("autoencoder", "diffusion", "encoder", "adversarial")]
 
 
@@ -32,32 +34,58 @@ def photos(tmp_path):
     return folder
 
 
-def test_train_tiny_runs_four_stages_and_tells_about_them(tmp_path, photos, capsys):
+def test_train_small_runs_its_chain_and_tells_about_every_step(tmp_path, photos, capsys):
     out = tmp_path / "run"
-    command = ["train", "tiny", *SHORT, *PHASES, "--out", str(out), "--validate", str(photos)]
+    command = ["train", "small", *SHORT, *PHASES, "--out", str(out), "--validate", str(photos)]
     assert main(command) == 0
     files = {p.name for p in out.iterdir()}
-    assert {"autoencoder.safetensors", "prior.safetensors", "log.csv", "recipe.json"} <= files
-    assert {"tiny_encoder.safetensors", "tiny_lora.safetensors", "tensorboard"} <= files
-    assert len(list((out / "samples").glob("*.png"))) == 4
-    with open(out / "log.csv") as file:
-        rows = list(csv.DictReader(file))
+    assert {"autoencoder.safetensors", "prior.safetensors", "recipe.json"} <= files
+    assert {"small_encoder.safetensors", "small_lora.safetensors"} <= files
+    last = {"decoder-7/autoencoder", "flow/prior", "encoder-2-rewritten/small_encoder"}
+    for name in (*last, "lora-7/small_lora"):
+        file = out / f"{name}.safetensors"
+        assert file.read_bytes() == (out / file.name).read_bytes()
+    first, second = (read_weights(out / f"lora-{i}/small_lora.safetensors") for i in (5, 6))
+    between = read_weights(out / "small_lora.safetensors")
+    name = next(iter(first.lora))
+    ups = [weights.lora[name][0] @ weights.lora[name][1] for weights in (first, second, between)]
+    assert not torch.allclose(ups[0], ups[1], atol=1e-6)
+    named, rows = set(), []
+    for step in ("decoder-7", "flow", "encoder-2", "lora-6"):
+        with open(out / step / "log.csv") as file:
+            rows += list(csv.DictReader(file))
+        assert len(list((out / step / "samples").glob("*.png"))) == 1
+        assert (out / step / "tensorboard").is_dir()
     named = {(row["stage"], row["name"]) for row in rows}
-    assert {s for s, _ in named} == {"autoencoder", "prior", "encoder", "adversarial"}
+    assert {s for s, _ in named} == {"autoencoder", "diffusion", "encoder", "adversarial"}
     assert {"validation_psnr", "validation_input_psnr", "d_accuracy"} <= {n for _, n in named}
+    assert {("autoencoder", "restored_bands"), ("encoder", "log_latent")} <= named
     assert all(math.isfinite(float(row["value"])) for row in rows)
     capsys.readouterr()
     assert main(["plot", str(out), str(tmp_path / "curves.png")]) == 0
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 500
+    # one step again, which finds all that it needs
+    (out / "lora-6" / "small_lora.safetensors").unlink()
+    assert main([*command, "--stages", "lora-6,lora-7"]) == 0
+    assert (out / "lora-6" / "small_lora.safetensors").is_file()
+
+
+def test_a_step_whose_files_are_not_there_is_refused_before_it_runs(tmp_path, capsys):
+    command = ["train", "small", *SHORT, *PHASES, "--out", str(tmp_path / "run")]
+    assert main([*command, "--stages", "lora-1"]) == 1
+    told = capsys.readouterr().err
+    assert "'lora-1' takes" in told and "choose 'decoder-3' among --stages too" in told
+    assert not list(tmp_path.rglob("checkpoints"))
 
 
 def test_dry_run_prints_the_plan_and_makes_nothing(tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["train", "tiny", "--dry-run", "--out", str(out)]) == 0
+    assert main(["train", "small", "--dry-run", "--out", str(out)]) == 0
     plan = capsys.readouterr().out
     for word in ("stage autoencoder", "stage adversarial", "trained", "memory", "8 pictures at"):
         assert word in plan
+    assert "step lora-7" in plan and "0.6 of lora-5, 0.4 of lora-6" in plan
     assert not out.exists()
 
 
@@ -75,16 +103,34 @@ def test_dry_run_counts_the_parameters_that_training_has(make_recipe, accelerato
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rank", "four"], "--rank cannot be read from 'four'"),
-        (["--adversarial", "5"], "a phase is written STEPSxIMAGES@RATE"),
         (["--data", "/none"], "there is no data at '/none'"),
-        (["--adversarial", "5x3@1"], "3 pictures a step cannot be made of batches of 8"),
+        (["--data", "leaves:nan"], "the weight of a data source must be a number above 0"),
+        (["--data", "leaves:inf"], "the weight of a data source must be a number above 0"),
+        (["--adversarial", "5x3@1"], "3 pictures a step cannot be made of batches of 2"),
+        (["--prior-file", "/none"], "there is no prior_file at '/none'"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_sentence(tmp_path, capsys, arguments, message):
-    command = ["train", "tiny", "--cpu", "--stages", "adversarial", "--out", str(tmp_path / "run")]
-    assert main([*command, *arguments]) == 1
+def test_what_cannot_be_trained_with_is_said_before_the_first_step(
+    tmp_path, capsys, arguments, message
+):
+    command = ["train", "sd2", *SHORT, "--base", "small", "--lpips", "0", "--out"]
+    command += [str(tmp_path / "run"), "--discriminator", "patch", "--adversarial", "1x2@1e-4"]
+    assert main([*command, "--stages", "adversarial", "--data", "leaves:", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_run_of_an_earlier_version_is_refused_and_left_as_it_is(tmp_path, capsys):
+    kept = (Path(__file__).resolve().parents[1] / "data" / "recipe_format_1.json").read_text()
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "recipe.json").write_text(kept)
+    command = ["train", "small", *SHORT, *PHASES, "--out", str(out)]
+    assert main(command) == 1
+    told = capsys.readouterr().err
+    assert "holds a run of an earlier version (format 1 of its recipe, this one has 2)" in told
+    assert "finish it with that version, or use another --out" in told
+    assert [p.name for p in out.iterdir()] == ["recipe.json"]
+    assert (out / "recipe.json").read_text() == kept
 
 
 def test_evaluate_gives_what_scikit_image_gives(tmp_path, photos, capsys):
@@ -232,10 +278,10 @@ def test_a_missing_captioner_is_named(tmp_path):
 
 def test_what_the_last_stage_lacks_is_said_before_the_first_one_runs(tmp_path, photos, capsys):
     out = tmp_path / "run"
-    command = ["train", "tiny", "--cpu", "--out", str(out), "--data", str(photos)]
+    command = ["train", "small", "--cpu", "--out", str(out), "--data", str(photos)]
     assert main([*command, "--lpips", "1", "--lpips-backbone", str(tmp_path / "none.pth")]) == 1
     assert "vgg16-397923af.pth" in capsys.readouterr().err
-    assert not (out / "checkpoints").exists()
+    assert not list(tmp_path.rglob("checkpoints"))
 
 
 def test_every_command_of_the_card_can_be_given(capsys):
@@ -245,10 +291,11 @@ def test_every_command_of_the_card_can_be_given(capsys):
     told = subprocess.run(["bash", "-euc", "\n".join(script)], capture_output=True, text=True)
     assert not told.stderr
     commands = [line.rstrip("\t").split("\t")[2:] for line in told.stdout.splitlines()]
-    assert {c[0] for c in commands} == {"train", "blend"}
+    assert commands
     for command in commands:
-        if command[0] == "train":
-            assert main([*command, "--dry-run"]) == 0, command
-        else:
-            assert command[4].endswith(".safetensors") and len(command) == 5
-    assert "stage adversarial" in capsys.readouterr().out
+        assert main([*command, "--dry-run"]) == 0, command
+    plan = capsys.readouterr().out
+    # every step that the card tells of, and no other
+    assert set(re.findall(r"^step (.*)", plan, re.M)) == set(
+        re.findall(r"`((?:decoder|flow|encoder|lora)[-a-z0-9]*)`", card)
+    )

@@ -15,8 +15,10 @@ from skimage import data
 
 from hypir.metrics import haar
 from hypir.texture import luma
-from hypir.train.data import Feed, Mixture, Pair, degraded_pair, global_number, sharpen
+from hypir.train.data import Mixture
 from hypir.train.dead_leaves import LeafCanvas, paint
+from hypir.train.degrading import Pair, degraded_pair, sharpen
+from hypir.train.feed import Feed, global_number
 from hypir.train.sources import open_source
 
 CPU = torch.device("cpu")
@@ -37,19 +39,27 @@ def folder(tmp_path):
     return tmp_path / "pictures"
 
 
+def _mixture(recipe) -> Mixture:
+    return Mixture(recipe.data, recipe.seed)
+
+
+def _degraded(pair: Pair, recipe) -> Pair:
+    return degraded_pair(pair, recipe.degradation, recipe.seed)
+
+
 def test_every_picture_comes_once_per_epoch_in_another_order(make_recipe, folder):
-    mixture = Mixture(make_recipe(data=(str(folder),), caption_drop=0.0))
+    mixture = _mixture(make_recipe(data=(str(folder),), caption_drop=0.0))
     epochs = [[int(mixture.item(7 * e + i)[0][0, 0, 0]) for i in range(7)] for e in range(3)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
 def test_captions_lie_beside_the_pictures_and_are_dropped_by_chance(make_recipe, folder):
-    mixture = Mixture(make_recipe(data=(str(folder),), caption_drop=0.0))
+    mixture = _mixture(make_recipe(data=(str(folder),), caption_drop=0.0))
     for i in range(7):
         crop, caption, _ = mixture.item(i)
         assert caption == f"level {int(crop[0, 0, 0])}"
-    mixture = Mixture(make_recipe(data=(str(folder),), caption_drop=0.5))
+    mixture = _mixture(make_recipe(data=(str(folder),), caption_drop=0.5))
     empty = sum(mixture.item(i)[1] == "" for i in range(200))
     assert 70 < empty < 130  # four standard deviations of Binomial(200, 1/2) are 28
 
@@ -57,7 +67,7 @@ def test_captions_lie_beside_the_pictures_and_are_dropped_by_chance(make_recipe,
 def test_weights_give_each_source_its_share_exactly(make_recipe, folder, tmp_path):
     save_picture(tmp_path / "faces" / "one.png", 200)
     data = (f"{folder}:3", f"{tmp_path / 'faces'}:1")
-    mixture = Mixture(make_recipe(data=data))
+    mixture = _mixture(make_recipe(data=data))
     faces = sum(int(mixture.item(i)[0][0, 0, 0]) == 200 for i in range(1000))
     assert faces == 250
 
@@ -126,7 +136,7 @@ def test_data_that_hold_no_readable_picture_stop_the_run(make_recipe, tmp_path):
 def test_pictures_smaller_than_the_crop_are_continued_by_reflection(make_recipe, tmp_path):
     ramp = np.arange(20, dtype=np.uint8)[None, :, None].repeat(50, 0).repeat(3, 2)
     Image.fromarray(ramp).save(tmp_path / "a.png")
-    crop, _, _ = Mixture(make_recipe(data=(str(tmp_path),))).item(0)
+    crop, _, _ = _mixture(make_recipe(data=(str(tmp_path),))).item(0)
     row = crop[0, 0].tolist()
     there_and_back = [*range(20), *range(19, 7, -1)]
     assert row in (there_and_back, there_and_back[::-1])
@@ -134,9 +144,9 @@ def test_pictures_smaller_than_the_crop_are_continued_by_reflection(make_recipe,
 
 def test_missing_data_are_named(make_recipe, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no data at"):
-        Mixture(make_recipe(data=(str(tmp_path / "none"),)))
+        _mixture(make_recipe(data=(str(tmp_path / "none"),)))
     with pytest.raises(ValueError, match="there is no picture in"):
-        Mixture(make_recipe(data=(str(tmp_path),)))
+        _mixture(make_recipe(data=(str(tmp_path),)))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -170,7 +180,7 @@ def test_every_picture_draws_one_of_the_degradations(make_recipe):
     clean = torch.from_numpy(paint(np.random.default_rng(0), 64).copy()).movedim(-1, 0)
 
     def error(number: int, *kinds: str) -> float:
-        pair = degraded_pair(Pair(number, clean, clean, ""), make_recipe(degradations=kinds))
+        pair = _degraded(Pair(number, clean, clean, ""), make_recipe(degradations=kinds))
         small = torch.nn.functional.avg_pool2d(clean[None].float(), 4)[0]
         return float((pair.degraded.float() - small).abs().mean())
 
@@ -185,9 +195,9 @@ def test_every_picture_draws_one_of_the_degradations(make_recipe):
 def test_without_degradation_a_picture_is_reduced_only(make_recipe):
     clean = torch.from_numpy(paint(np.random.default_rng(0), 64).copy()).movedim(-1, 0)
     pair = Pair(0, clean, clean, "")
-    same = degraded_pair(pair, make_recipe(degradations=("none",), scales=(1,)))
+    same = _degraded(pair, make_recipe(degradations=("none",), scales=(1,)))
     assert torch.equal(same.degraded, clean)
-    half = degraded_pair(pair, make_recipe(degradations=("none",), scales=(2,))).degraded
+    half = _degraded(pair, make_recipe(degradations=("none",), scales=(2,))).degraded
     small = torch.nn.functional.avg_pool2d(clean[None].float(), 2)[0]
     assert float((half.float() - small).abs().mean()) < 3  # one of the filters is this one
 
@@ -195,7 +205,7 @@ def test_without_degradation_a_picture_is_reduced_only(make_recipe):
 def test_every_picture_draws_one_of_the_scales_and_comes_at_its_full_size(make_recipe):
     recipe = make_recipe(scales=(1, 2, 4), pool=0, batch=12)
     clean = torch.zeros(3, 32, 32, dtype=torch.uint8)
-    pairs = [degraded_pair(Pair(n, clean, clean, ""), recipe) for n in range(60)]
+    pairs = [_degraded(Pair(n, clean, clean, ""), recipe) for n in range(60)]
     sides = [pair.degraded.shape[-1] for pair in pairs]
     assert set(sides) == {32, 16, 8} and min(map(sides.count, (32, 16, 8))) >= 10
     batch = Feed(recipe, CPU).next()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from hypir.priors import PRIORS
+from hypir.train.adversary import accuracy, discriminator_loss
 from hypir.train.discriminators import (
     DiffusionBackbone,
     Discriminator,
@@ -16,7 +17,6 @@ from hypir.train.discriminators import (
     make_discriminator,
 )
 from hypir.train.loop import trainable
-from hypir.train.losses import accuracy, discriminator_loss
 from hypir.train.models import small_base
 
 ANY_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
@@ -95,7 +95,7 @@ def test_patches_without_a_backbone_learn_to_tell_a_repeated_pattern_from_textur
 def test_a_missing_backbone_is_named_with_a_way_out(make_recipe):
     recipe = make_recipe(discriminator="dino", discriminator_weights="/none.safetensors")
     with pytest.raises(ValueError, match=r"vit_base_patch14_dinov2.*--discriminator-weights"):
-        make_discriminator(recipe, small_base("sd3"))
+        make_discriminator(recipe.adversary, 0, small_base("sd3"))
 
 
 def test_a_discriminator_learns_to_tell_sharp_from_soft():

@@ -11,7 +11,7 @@ from hypir.encoder import check_encoder_fits, read_encoder
 from hypir.train.autoencoder_stage import AutoencoderStage
 from hypir.train.encoder_stage import EncoderStage
 from hypir.train.loop import run_stage, trainable
-from hypir.train.recipes import STAGES
+from hypir.train.recipe import STAGES
 from hypir.train.run import MAKERS, train
 from hypir.weight_files import read_tensors
 
@@ -41,7 +41,7 @@ def test_an_encoder_is_written_for_another_decoder_without_a_step(
 ):
     first = make_recipe(stages=("encoder",), steps=2, out=str(tmp_path / "first"))
     run_stage(EncoderStage(first, accelerator), first, accelerator)
-    file = str(tmp_path / "first" / "tiny_encoder.safetensors")
+    file = str(tmp_path / "first" / "small_encoder.safetensors")
     decoder = make_recipe(stages=("autoencoder",), steps=2, out=str(tmp_path / "decoder"))
     run_stage(AutoencoderStage(decoder, accelerator), decoder, accelerator)
     other = str(tmp_path / "decoder" / "autoencoder.safetensors")
@@ -53,7 +53,7 @@ def test_an_encoder_is_written_for_another_decoder_without_a_step(
         autoencoder_file=other,
     )
     train(again, accelerator)
-    one, two = (read_encoder(Path(f)) for f in (file, tmp_path / "again/tiny_encoder.safetensors"))
+    one, two = (read_encoder(Path(f)) for f in (file, tmp_path / "again/small_encoder.safetensors"))
     assert all(torch.equal(two.tensors[k], v) for k, v in one.tensors.items())
     assert one.decoder_fingerprint != two.decoder_fingerprint
     check_encoder_fits("it", two, read_tensors(Path(other))[0])

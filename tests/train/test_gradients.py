@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from hypir.train.adversarial_stage import AdversarialStage
-from hypir.train.data import Feed
 from hypir.train.encoder_stage import EncoderStage
+from hypir.train.feed import Feed
 from hypir.train.loop import trainable
 
 H = 1e-8  # small: rectifiers bend within any larger step, and float64 bears it
@@ -51,7 +51,7 @@ def test_the_one_step_generator_has_the_gradient_of_its_formula(make_recipe, acc
     network = copy.deepcopy(stage.generator.network).double()
     vae = copy.deepcopy(stage._vae).double()
     target, degraded = batch.target.double(), batch.degraded.double()
-    t = float(recipe.timestep)
+    t = float(recipe.lora.timestep)
     s = t / 1000
     k = ((1 - s) ** 2 + s**2) ** 0.5
     tokens, pooled = torch.zeros(2, 1, 64).double(), torch.zeros(2, 64).double()
@@ -73,13 +73,15 @@ def test_the_one_step_generator_has_the_gradient_of_its_formula(make_recipe, acc
 def test_the_encoder_loss_has_the_gradient_of_its_formula(
     make_recipe, accelerator, target, logarithm
 ):
-    recipe = make_recipe(stages=("encoder",), encoder_target=target, logarithm=logarithm)
+    name = "log_mse" if logarithm else "mse"
+    weights = {"encoder_mse": 0.0, f"encoder_{name}": 1.0}
+    recipe = make_recipe(stages=("encoder",), encoder_target=target, **weights)
     stage = EncoderStage(recipe, accelerator)
     batch = Feed(recipe, accelerator.device).next()
     # from the second step on, the encoder is no longer the frozen one
     for p in trainable(stage.encoder).values():
         p.data += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
-    value = stage.loss(batch)
+    (value,) = stage.terms(batch).values()
     value.backward()
     got, along = unit_gradient(stage.encoder)
 

@@ -12,7 +12,7 @@ from hypir.priors import PRIORS
 from hypir.train.architectures import ARCHITECTURES
 from hypir.train.architectures.tiny import tiny_vae
 from hypir.train.dead_leaves import LeafCanvas
-from hypir.train.generator import Encoder, frozen_encoder, latent_weights, luma_shares
+from hypir.train.generator import Encoder, frozen_encoder, latent_weights
 from hypir.train.klt import (
     BLOCK,
     Head,
@@ -105,18 +105,6 @@ def test_the_error_of_latents_is_that_of_the_pixels_which_they_stand_for(vae, pi
     shown = [torch.nn.functional.conv_transpose2d(z, synthesis, stride=BLOCK) * 2 for z in (a, b)]
     want = (shown[0] - shown[1]).square().mean()
     assert_close(latent_loss(a, b, latent_weights(encoder, 16)), want, rtol=1e-4, atol=0)
-
-
-def test_gray_pictures_live_in_the_channels_of_brightness(vae):
-    encoder = frozen_encoder(vae, PRIORS["sd3"])
-    shares = luma_shares(encoder, 16)
-    assert 0 <= shares.min() < 0.2 and 0.8 < shares.max() <= 1 + 1e-6
-    gray = torch.randn(2, 1, 64, 64).expand(-1, 3, -1, -1)
-    colour = torch.randn(2, 3, 64, 64)
-    colour = colour - colour.mean(dim=1, keepdim=True)
-    for picture, weights in ((gray, 1 - shares), (colour, shares)):
-        z = (encoder(picture) - encoder(torch.zeros_like(picture))).square().mean(dim=(0, 2, 3))
-        assert (z * (weights > 0.98)).sum() < 0.05 * z.sum()
 
 
 def test_latents_of_other_encoders_count_alike():

@@ -9,18 +9,15 @@ import torch
 
 from hypir.metrics import band_correlations
 from hypir.texture import measure_richness
+from hypir.train.adversary import accuracy, discriminator_loss, generator_loss
 from hypir.train.losses import (
-    Lpips,
-    accuracy,
     band_loss,
-    discriminator_loss,
     energy_loss,
-    generator_loss,
-    latent_energy_loss,
     pixel_loss,
     pyramid_loss,
     richness_loss,
 )
+from hypir.train.perceptual import Lpips
 
 
 def test_the_pyramid_of_equal_pictures_is_zero_and_of_a_constant_is_the_constant():
@@ -69,20 +66,25 @@ def test_a_checkerboard_has_its_detail_in_one_band_of_one_octave():
     assert float(energy_loss(board, torch.zeros_like(board))) == pytest.approx(1 / 3, abs=1e-4)
 
 
+def _board(amplitudes: torch.Tensor) -> torch.Tensor:
+    """A checkerboard whose 2x2 squares have amplitudes (h, w): detail in one band of one octave."""
+    return torch.kron(amplitudes, torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))[None, None]
+
+
 def test_small_squares_ask_for_detail_everywhere_and_large_ones_in_all():
-    target = torch.ones(1, 1, 16, 16)
+    target = torch.ones(16, 16)
     result = torch.zeros_like(target)
-    result[..., :8] = math.sqrt(2)  # all of it in one half
-    weights = torch.tensor([0.25])
-    small = 0.5 * (math.sqrt(2) - 1 + 1) / 2
-    assert float(latent_energy_loss(result, target, weights, 4)) == pytest.approx(small, abs=1e-4)
+    result[:, :8] = math.sqrt(2)  # all of it in one half
+    result, target = _board(result), _board(target)
+    small = (math.sqrt(2) - 1 + 1) / 2 / 3  # mean of both halves, and of three bands
+    assert float(energy_loss(result, target, 4, 1)) == pytest.approx(small, abs=1e-4)
     for side in (16, 99):  # more than there is: all of it
-        assert float(latent_energy_loss(result, target, weights, side)) < 1e-6
+        assert float(energy_loss(result, target, side, 1)) < 1e-6
 
 
 def test_the_amount_of_detail_asks_for_a_gain_and_not_for_noise():
-    result = torch.randn(1, 1, 8, 8).requires_grad_(True)
-    latent_energy_loss(result, 3 * torch.ones(1, 1, 8, 8), torch.ones(1), 8).backward()
+    result = _board(torch.randn(8, 8)).requires_grad_(True)
+    energy_loss(result, _board(3 * torch.ones(8, 8)), 8, 1).backward()
     gain = result.grad / result.detach()
     torch.testing.assert_close(gain, torch.full_like(gain, float(gain[0, 0, 0, 0])))
     assert gain[0, 0, 0, 0] < 0  # down the slope: larger
@@ -150,14 +152,6 @@ def test_with_the_logarithm_faint_detail_counts_as_much_as_strong():
         assert float(loss) == pytest.approx(2 * math.log(2), abs=0.1)  # of two octaves
     strong, faint = (energy_loss(0.5 * c * target, c * target, 16, 2) for c in (1.0, 0.1))
     assert float(strong / faint) == pytest.approx(10, rel=0.01)
-
-
-def test_with_the_logarithm_every_channel_of_a_latent_is_asked_for_the_same_gain():
-    target = torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(0))
-    target = target * torch.tensor([1.0, 0.3])[:, None, None]
-    weights = torch.tensor([0.25, 0.25])
-    loss = latent_energy_loss(0.5 * target, target, weights, 16, logarithm=True)
-    assert float(loss) == pytest.approx(math.log(2), abs=0.02)
 
 
 def test_the_richness_of_a_result_is_compared_with_the_one_asked():

@@ -14,7 +14,7 @@ from hypir.train.adversarial_stage import AdversarialStage
 from hypir.train.architectures.flux import pack, unpack
 from hypir.train.architectures.sd3 import shifted_table
 from hypir.train.architectures.tiny import tiny_vae
-from hypir.train.data import Feed
+from hypir.train.feed import Feed
 from hypir.train.generator import Encoder, Generator, decode
 from hypir.train.loop import run_stage
 from hypir.train.models import load_base, load_vae_part, save_autoencoder, small_base

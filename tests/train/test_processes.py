@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hypir.train.architectures import ARCHITECTURES
 from hypir.train.checkpoints import Checkpoints
-from hypir.train.recipes import STAGES
+from hypir.train.recipe import STAGES
 from hypir.weight_files import read_tensors
 from tests.train.test_resume import assert_same, without_recipe
 
@@ -23,8 +22,9 @@ LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
 LAUNCH += ["--num_cpu_threads_per_process", "1"]
 ENGINES = ("DDP", "FSDP")
 Z_IMAGE = {"name": "z_image", "prior": "z_image", "base": "small", "random_positions": False}
-Z_IMAGE |= {"targets": ARCHITECTURES["z_image"].targets}
 CASES = {stage: (stage, {}) for stage in STAGES} | {"z_image": ("adversarial", Z_IMAGE)}
+# the decoder's opponent sees pixels
+CASES["autoencoder"][1].update(discriminator="patch", autoencoder_gan=0.1)
 """Stage and changes of the recipe, by name."""
 every_case = pytest.mark.parametrize("case", CASES)
 
@@ -42,19 +42,22 @@ from accelerate.state import PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch.distributed.tensor import DTensor
 from hypir.train.loop import run_stage
-from hypir.train.recipes import STAGES, Phase, tiny
-from hypir.train.run import MAKERS, make_accelerator
+from hypir.train.recipe import STAGES
+from hypir.train.schedule import Phase
+from hypir.train.small_recipe import once
+from hypir.train.engine import make_accelerator
+from hypir.train.run import MAKERS
 from hypir.train.sharding import adapt_plugin
 
 sharded = {sharded}
 # two pictures a step from one each, then four by accumulation
 phases = (Phase(3, 2, 1e-3), Phase(3, 4, 1e-3))
-recipe = tiny(
+start = once(
     autoencoder=phases, diffusion=phases, encoder=phases, adversarial=phases, precision="no",
     crop=32, batch=1, pool=2, workers=0, rank=4, depth=2, warmup=2, checkpoint_every=3, ema=0.9,
-    probe_every=0, export="fp32", gradient_checkpointing=True, decoder_gan=0.1,
+    probe_every=0, export="fp32", gradient_checkpointing=True,
 )
-accelerator = make_accelerator(recipe, cpu=True)
+accelerator = make_accelerator(start.engine, cpu=True)
 if sharded:
     # accelerate itself turns to FSDP on GPUs only; torch's works with gloo as well.
     PartialState._shared_state["distributed_type"] = DistributedType.FSDP
@@ -74,9 +77,9 @@ class Recorder:
 
 for case, (name, changes) in {cases!r}.items():
     folder = Path({folder!r}) / case
-    recipe = replace(recipe, stages=(name,), out=str(folder / "whole"), **changes)
+    recipe = start.changed(stages=(name,), out=str(folder / "whole"), **changes)
     halves = replace(recipe, out=str(folder / "halves"))
-    first = replace(halves, **{{"diffusion" if name == "prior" else name: phases[:1]}})
+    first = halves.changed(**{{name: phases[:1]}})
     for r in (recipe, first, halves):
         stage = MAKERS[name](r, accelerator)
         own = [p for m in stage.modules.values() for p in m.parameters()]

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from hypir.train.checkpoints import Checkpoints
+from hypir.train.engine import make_accelerator
 from hypir.train.loop import run_stage
-from hypir.train.recipes import STAGES, Phase
-from hypir.train.run import MAKERS, make_accelerator, train
+from hypir.train.recipe import OWNERS, STAGES
+from hypir.train.run import MAKERS, train
+from hypir.train.schedule import Phase
 from hypir.weight_files import read_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def last_state(recipe, stage: str) -> tuple[int, dict]:
-    return Checkpoints(Path(recipe.out) / "checkpoints" / stage, recipe.keep).load()
+    return Checkpoints(Path(recipe.out) / "checkpoints" / stage, recipe.saving.keep).load()
 
 
 def assert_same(a, b, where: str = "state") -> None:
@@ -52,9 +54,8 @@ RUNS = [("tiny", stage) for stage in STAGES] + [("z_image", stage) for stage in 
 def test_three_steps_and_three_more_are_six(make_recipe, accelerator, tmp_path, prior, stage):
     whole = make_recipe(prior, out=str(tmp_path / "whole"), stages=(stage,))
     halves = make_recipe(prior, out=str(tmp_path / "halves"), stages=(stage,))
-    field = "diffusion" if stage == "prior" else stage
     train(whole, accelerator)
-    train(replace(halves, **{field: (Phase(3, 2, 1e-3),)}), accelerator)
+    train(halves.changed(**{stage: (Phase(3, 2, 1e-3),)}), accelerator)
     assert last_state(halves, stage)[0] == 3
     train(halves, accelerator)
     step, state = last_state(whole, stage)
@@ -71,7 +72,7 @@ def test_a_run_resumes_in_the_middle_of_its_phases_and_of_accumulation(
     whole = make_recipe(out=str(tmp_path / "whole"), adversarial=phases)
     halves = make_recipe(out=str(tmp_path / "halves"), adversarial=phases)
     train(whole, accelerator)
-    train(replace(halves, adversarial=(Phase(2, 2, 1e-3), Phase(1, 4, 1e-4))), accelerator)
+    train(halves.changed(adversarial=(Phase(2, 2, 1e-3), Phase(1, 4, 1e-4))), accelerator)
     train(halves, accelerator)
     first, second = last_state(whole, "adversarial"), last_state(halves, "adversarial")
     assert_same(without_recipe(first[1]), without_recipe(second[1]))
@@ -81,9 +82,9 @@ def test_bfloat16_with_checkpointing_of_activations_resumes_as_well(make_recipe,
     settings = {"precision": "bf16", "gradient_checkpointing": True, "steps": 4}
     whole = make_recipe(out=str(tmp_path / "whole"), checkpoint_every=2, **settings)
     halves = make_recipe(out=str(tmp_path / "halves"), **settings)
-    accelerator = make_accelerator(whole, cpu=True)
+    accelerator = make_accelerator(whole.engine, cpu=True)
     train(whole, accelerator)
-    train(replace(halves, adversarial=(Phase(2, 2, 1e-3),)), accelerator)
+    train(halves.changed(adversarial=(Phase(2, 2, 1e-3),)), accelerator)
     train(halves, accelerator)
     first, second = last_state(whole, "adversarial"), last_state(halves, "adversarial")
     assert_same(without_recipe(first[1]), without_recipe(second[1]))
@@ -97,16 +98,18 @@ sys.path.insert(0, {root!r})
 import torch
 torch.set_num_threads(1)
 from hypir.train.loop import run_stage
-from hypir.train.recipes import Phase, tiny
-from hypir.train.run import MAKERS, make_accelerator
+from hypir.train.schedule import Phase
+from hypir.train.small_recipe import once
+from hypir.train.engine import make_accelerator
+from hypir.train.run import MAKERS
 class Watch:
     def step(self, step, values):
         if step == 5:
             os.kill(os.getpid(), signal.SIGKILL)
     def validate(self, step, stage):
         pass
-recipe = tiny(**eval({fields!r}, {{"Phase": Phase}}))
-accelerator = make_accelerator(recipe, cpu=True)
+recipe = once(**eval({fields!r}, {{"Phase": Phase}}))
+accelerator = make_accelerator(recipe.engine, cpu=True)
 run_stage(MAKERS["encoder"](recipe, accelerator), recipe, accelerator, Watch())
 """
 
@@ -114,7 +117,7 @@ run_stage(MAKERS["encoder"](recipe, accelerator), recipe, accelerator, Watch())
 def test_a_killed_run_goes_on_from_its_last_checkpoint(make_recipe, accelerator, tmp_path):
     whole = make_recipe(out=str(tmp_path / "whole"), stages=("encoder",))
     killed = make_recipe(out=str(tmp_path / "killed"), stages=("encoder",))
-    fields = repr({k: getattr(killed, k) for k in killed.__dataclass_fields__ if k != "name"})
+    fields = repr({n: getattr(getattr(killed, g) if g else killed, n) for n, g in OWNERS.items()})
     script = KILLED.format(root=str(ROOT), fields=fields)
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
@@ -166,16 +169,27 @@ def test_only_the_last_checkpoints_are_kept(make_recipe, accelerator):
 def test_a_run_of_a_version_with_fewer_fields_goes_on(make_recipe, accelerator):
     recipe = make_recipe(stages=("encoder",), steps=3)
     train(recipe, accelerator)
-    checkpoints = Checkpoints(Path(recipe.out) / "checkpoints" / "encoder", recipe.keep)
+    checkpoints = Checkpoints(Path(recipe.out) / "checkpoints" / "encoder", recipe.saving.keep)
     step, state = checkpoints.load()
     del state["recipe"]["bands"], state["recipe"]["ema"]  # at its default, and not
     checkpoints.save(step, state)
     with pytest.raises(ValueError, match=r"holds a run with ema=0.999, asked is 0.9"):
         train(recipe, accelerator)
-    state["recipe"]["ema"] = recipe.ema
+    state["recipe"]["ema"] = recipe.schedule.ema
     checkpoints.save(step, state)
-    train(replace(recipe, encoder=(Phase(4, 2, 1e-3),)), accelerator)
+    train(recipe.changed(encoder=(Phase(4, 2, 1e-3),)), accelerator)
     assert last_state(recipe, "encoder")[0] == 4
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(make_recipe, accelerator):
+    recipe = make_recipe(stages=("encoder",), steps=3)
+    train(recipe, accelerator)
+    checkpoints = Checkpoints(Path(recipe.out) / "checkpoints" / "encoder", 3)
+    step, state = checkpoints.load()
+    kept = (ROOT / "tests" / "data" / "recipe_format_1.json").read_text()
+    checkpoints.save(step, {**state, "recipe": json.loads(kept)})
+    with pytest.raises(ValueError, match=r"a run of an earlier version \(format 1"):
+        train(recipe, accelerator)
 
 
 def test_another_recipe_does_not_go_on_with_the_run_of_this_one(make_recipe, accelerator):

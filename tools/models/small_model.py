@@ -2,7 +2,7 @@
 
     python -m tools.models.small_model RUN
 
-RUN is the folder that `python -m hypir train tiny --out RUN` filled.
+RUN is the folder that `python -m hypir train small --out RUN` filled.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ MODELS = ROOT / "models"
 FILES = {
     "prior.safetensors": TINY,
     "autoencoder.safetensors": TINY_VAE,
-    "tiny_encoder.safetensors": TINY_ENCODER,
-    "tiny_lora.safetensors": TINY_LORA,
+    "small_encoder.safetensors": TINY_ENCODER,
+    "small_lora.safetensors": TINY_LORA,
 }
 MOST_BYTES = 20_000_000
 

@@ -153,7 +153,7 @@ def means_of(found: dict[str, list[dict]]) -> str:
         values |= {"detail": f"{mean['detail']:.2f}", "color": f"{mean['color']:.2f}"}
         values["correlation"] = " / ".join(f"{b:.2f}" for b in bands)
         rows.append((method, *(values[column] for column in COLUMNS)))
-    return table(("", *COLUMNS), rows)
+    return table(("method", *COLUMNS), rows)
 
 
 def verdicts(preset: str, found: dict[str, list[dict]], seams: float | None) -> list[str]:

@@ -16,7 +16,7 @@ def test_the_small_model_is_whole_and_small():
 
 def test_a_run_without_all_four_files_is_not_shipped(tmp_path):
     (tmp_path / "prior.safetensors").touch()
-    with pytest.raises(ValueError, match=r"it lacks autoencoder.safetensors, tiny_encoder"):
+    with pytest.raises(ValueError, match=r"it lacks autoencoder.safetensors, small_encoder"):
         small_model.install(tmp_path, tmp_path / "models")
     assert not (tmp_path / "models").exists()
 

@@ -23,12 +23,13 @@ def model(tmp_path_factory):
     """The four files of a network that was trained for two steps, in the host's folders."""
     from accelerate.state import AcceleratorState
 
-    from hypir.train.recipes import Phase, tiny
+    from hypir.train.schedule import Phase
+    from hypir.train.small_recipe import once
 
     folder = tmp_path_factory.mktemp("model")
     phases = (Phase(2, 2, 1e-3),)
-    stages = ("autoencoder", "prior", "encoder", "adversarial")
-    recipe = tiny(
+    stages = ("autoencoder", "diffusion", "encoder", "adversarial")
+    recipe = once(
         **dict.fromkeys(("autoencoder", "diffusion", "encoder", "adversarial"), phases),
         stages=stages,
         out=str(folder / "run"),
@@ -44,8 +45,8 @@ def model(tmp_path_factory):
     AcceleratorState._reset_state(reset_partial_state=True)
     train(recipe)
     AcceleratorState._reset_state(reset_partial_state=True)
-    names = dict(zip(("autoencoder", "prior", "tiny_encoder"), FILES.values(), strict=True))
-    for name, place in {**names, "tiny_lora": LORA}.items():
+    names = dict(zip(("autoencoder", "prior", "small_encoder"), FILES.values(), strict=True))
+    for name, place in {**names, "small_lora": LORA}.items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / "run" / f"{name}.safetensors").rename(folder / place)
     return folder

@@ -4,10 +4,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from hypir.train.data import Feed
+from hypir.train.engine import make_accelerator
+from hypir.train.feed import Feed
 from hypir.train.models import load_base
-from hypir.train.recipes import Phase, tiny
-from hypir.train.run import MAKERS, make_accelerator
+from hypir.train.run import MAKERS
+from hypir.train.schedule import Phase
+from hypir.train.small_recipe import once
 from tools.pages.performance import train_page
 from tools.pages.performance.plain_training import KNOWN, PLAIN
 from tools.pages.performance.step_budget import Budget, make_budget
@@ -19,7 +21,7 @@ RATE = 1e-3
 @pytest.fixture
 def engine():
     AcceleratorState._reset_state(reset_partial_state=True)
-    yield make_accelerator(tiny(precision="no"), cpu=True)
+    yield make_accelerator(once(precision="no").engine, cpu=True)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -30,7 +32,7 @@ def test_a_plain_step_is_the_step_of_the_stage(name, engine):
     sizes |= {"degradations": ("training",), "scales": (4,)}  # losses well above the rounding
     off = {"noise": 0.0, "texture_drop": 0.0, "random_positions": False, "probe_every": 0}
     given = {"data": ("leaves:",), "encoder": phases, "adversarial": phases, **sizes, **off}
-    recipe = tiny(precision="no", discriminator_rate=5.0, **given, **KNOWN)
+    recipe = once(precision="no", discriminator_rate=5.0, **given, **KNOWN)
     batch = Feed(recipe, engine.device).next()
     stage = MAKERS[name](recipe, engine, load_base(recipe))
     plain = PLAIN[name](recipe, load_base(recipe), engine.device)

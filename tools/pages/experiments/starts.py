@@ -8,8 +8,10 @@ from statistics import fmean
 import torch
 
 from hypir.train.architectures.tiny import tiny_network
-from hypir.train.recipes import Phase, tiny
-from hypir.train.run import make_accelerator, train
+from hypir.train.engine import make_accelerator
+from hypir.train.run import train
+from hypir.train.schedule import Phase
+from hypir.train.small_recipe import once
 from hypir.weight_files import write_tensors
 
 from .finding import FAILS, HOLDS, UNDECIDED, Finding, Panel, all_of, by_comparison, clearly_above
@@ -159,8 +161,8 @@ def prior_sizes(lab: Lab) -> Finding:
     found: dict[str, list[dict]] = {}
     for depth, seed in itertools.product((1, 2, 3), lab.seeds):
         out = lab.out / f"prior_depth_{depth}_seed_{seed}_steps_{steps}"
-        recipe = tiny(
-            stages=("prior",),
+        recipe = once(
+            stages=("diffusion",),
             seed=seed,
             depth=depth,
             autoencoder_file=str(lab.model / FILES["autoencoder_file"]),
@@ -174,7 +176,7 @@ def prior_sizes(lab: Lab) -> Finding:
             export="fp32",
             out=str(out),
         )
-        train(recipe, make_accelerator(recipe, cpu=True))
+        train(recipe, make_accelerator(recipe.engine, cpu=True))
         file = str(out / "prior.safetensors")
         found.setdefault(str(depth), []).append(
             lab.trial(seed, depth=depth, prior_file=file, gan=0.0)

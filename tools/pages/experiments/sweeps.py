@@ -14,7 +14,7 @@ from hypir.noise import standard_normal
 from hypir.texture import measure_richness
 from hypir.train.adversarial_stage import AdversarialStage
 from hypir.train.architectures import Condition
-from hypir.train.data import Batch
+from hypir.train.feed import Batch
 from hypir.train.generator import Generator, call_network, frozen_encoder
 from hypir.train.models import load_base
 from hypir.train.validation import to_image

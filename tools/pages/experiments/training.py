@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from hypir.train.discriminators import TIMM_MODELS
+from hypir.train.adversary import TIMM_MODELS
 
 from .finding import (
     FAILS,
@@ -79,13 +79,13 @@ def ranks(lab: Lab) -> Finding:
 def losses(lab: Lab) -> Finding:
     """Losses one at a time."""
     none = {"latent": 0.0, "gan": 0.0}
-    every = {"latent_energy": 0.1, "energy_side": 8}
+    every = {"energy": 0.1, "energy_side": 48}
     variants = {
         "all": every,
         "all but GAN": {**every, "gan": 0.0},
         "MSE of pixels alone": {**none, "mse": 1.0},
         "MSE of latents alone": {**none, "latent": 1.0},
-        "amount of detail alone": {**none, "latent_energy": 1.0, "energy_side": 8},
+        "amount of detail alone": {**none, "energy": 1.0, "energy_side": 48},
         "GAN alone": {**none, "gan": 0.5},
     }
     rows, values = table(lab, variants, MEASURES)
@@ -104,8 +104,9 @@ def losses(lab: Lab) -> Finding:
         "losses",
         "Losses one at a time",
         "The adversarial loss adds the texture that MSE averages away; MSE ensures fidelity.",
-        "The adversarial stage with all losses (error and amount of detail of latents, GAN), "
-        "without the GAN, and with a single loss. LPIPS needs a backbone that was not available.",
+        "The adversarial stage with all losses (error of latents, amount of detail in pixels, "
+        "GAN), without the GAN, and with a single loss. LPIPS needs a backbone that was not "
+        "available.",
         ("losses", *MEASURES),
         rows,
         all_of(parts),

@@ -22,12 +22,16 @@ from hypir.metrics import band_correlations, detail_ratio
 from hypir.noise import inject_noise
 from hypir.texture import laplacian_response, luma, measure_richness
 from hypir.train.adversarial_stage import AdversarialStage
-from hypir.train.data import Batch, degrade_and_enlarge, derive_seed
+from hypir.train.data import derive_seed
 from hypir.train.dead_leaves import LeafCanvas
+from hypir.train.degrading import degrade_and_enlarge
+from hypir.train.engine import make_accelerator
 from hypir.train.export import put_weights
+from hypir.train.feed import Batch
 from hypir.train.loop import run_stage
-from hypir.train.recipes import Phase, Recipe, tiny
-from hypir.train.run import make_accelerator
+from hypir.train.recipe import Recipe
+from hypir.train.schedule import Phase
+from hypir.train.small_recipe import once
 from hypir.train.validation import to_image
 from hypir.weights import read_weights
 from tools.workflows.parts import TINY, TINY_ENCODER, TINY_LORA, TINY_VAE
@@ -69,11 +73,11 @@ class Lab:
         values = {"stages": ("adversarial",), "seed": seed, "crop": 64, "pool": 64, "pool_uses": 4}
         values |= {"ema": 0.9, "warmup": 20, "precision": "no", "export": "fp32", "probe_every": 0}
         # In latents, which takes a third of the time; a process of its own folder.
-        values |= {"latent": 1.0, "mse": 0.0, "pyramid": 0.0, "energy": 0.0, "gan": 0.01}
+        values |= {"latent": 1.0, "log_mse": 0.0, "pyramid": 0.0, "log_energy": 0.0, "gan": 0.01}
         values |= {"degradations": STRENGTHS, "scales": (4,), "rank": 32, "energy_side": 4}
-        values |= {"bands": 0.0, "logarithm": False}
+        values |= {"bands": 0.0}
         values |= {"checkpoint_every": 10**6, "out": str(self.out / f"run_{os.getpid()}")}
-        return tiny(**{**values, **phases, **files, **changes})
+        return once(**{**values, **phases, **files, **changes})
 
     @staticmethod
     def phases(steps: int) -> tuple[Phase, ...]:
@@ -92,7 +96,7 @@ class Lab:
 
     def stage(self, recipe: Recipe, lora: Path | None = None) -> AdversarialStage:
         """The stage of a recipe, with the weights of a LoRA file if one is given."""
-        stage = AdversarialStage(recipe, make_accelerator(recipe, cpu=True))
+        stage = AdversarialStage(recipe, make_accelerator(recipe.engine, cpu=True))
         if lora is not None:
             put_weights(stage.generator, read_weights(lora), stage.ema.shadow)
         return stage
@@ -118,7 +122,7 @@ class Lab:
             nothing if the run diverged.
         """
         recipe = self.recipe(seed, **changes)
-        told = {k: v for k, v in recipe.to_dict().items() if k != "out"}
+        told = {k: v for k, v in recipe.flat().items() if k != "out"}
         told |= {field: _digest(told[field]) for field in FILES}
         told["discriminator_weights"] = _digest(told["discriminator_weights"])
         told["measure"] = [(measure or judge).__qualname__, VERSION, CROP, COUNT, HELD_OUT_SEED]
@@ -128,7 +132,7 @@ class Lab:
             return json.loads(file.read_text("utf-8"))
         log.info("trial %s: seed %d, %s", key, seed, changes or "as it is")
         stage = self.stage(recipe)
-        steps = sum(phase.steps for phase in recipe.adversarial)
+        steps = sum(phase.steps for phase in recipe.schedule.adversarial)
         curves = Curves(stage, held_out("medium"), steps)
         for path in (Path(recipe.out) / "checkpoints").rglob("*.*"):
             path.unlink()  # of the trial before: each begins anew

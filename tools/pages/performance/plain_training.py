@@ -10,18 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hypir.train.data import Batch, derive_seed
+from hypir.train.adversary import discriminator_loss, generator_loss
+from hypir.train.data import derive_seed
 from hypir.train.discriminators import make_discriminator
 from hypir.train.encoder_stage import trainable_encoder
 from hypir.train.export import make_generator
+from hypir.train.feed import Batch
 from hypir.train.generator import Encoder, decode, is_tiny
 from hypir.train.loop import trainable
-from hypir.train.losses import discriminator_loss, energy_loss, generator_loss, pyramid_loss
+from hypir.train.losses import energy_loss, pyramid_loss
 from hypir.train.models import Base
-from hypir.train.recipes import Recipe
+from hypir.train.recipe import Recipe
 
-KNOWN = {"encoder_target": "frozen", "logarithm": False, "bands": 0.0, "pyramid": 2.0}
-"""Settings that the plain steps need of a recipe; what else tiny may ask for they do not know."""
+KNOWN = {"encoder_mse": 1.0, "encoder_log_latent": 0.0, "mse": 1.0, "log_mse": 0.0}
+KNOWN |= {"energy": 0.1, "log_energy": 0.0, "bands": 0.0, "pyramid": 2.0}
+"""Settings that the plain steps need of a recipe; what else small may ask for they do not know."""
 
 
 class PlainEncoder:
@@ -30,11 +33,11 @@ class PlainEncoder:
     def __init__(self, recipe: Recipe, base: Base, device: torch.device):
         self.recipe, self.prior, self.device = recipe, base.prior, device
         self.vae = base.vae.to(device)
-        if recipe.gradient_checkpointing and not is_tiny(self.vae):
+        if recipe.engine.gradient_checkpointing and not is_tiny(self.vae):
             self.vae.enable_gradient_checkpointing()
         self.frozen = Encoder(self.vae, self.prior).requires_grad_(False).eval()
         self.encoder = trainable_encoder(base, recipe)
-        self.learner = Learner(recipe, self.encoder, recipe.encoder[0].lr)
+        self.learner = Learner(recipe, self.encoder, recipe.schedule.encoder[0].lr)
         self.shadow = {k: p.detach().clone() for k, p in trainable(self.encoder).items()}
 
     def step(self, batch: Batch) -> float:
@@ -46,7 +49,7 @@ class PlainEncoder:
             loss = F.mse_loss(decode(self.vae, self.prior, z).float(), clean.float())
         loss.backward()
         self.learner.update()
-        average(self.encoder, self.shadow, self.recipe.ema)
+        average(self.encoder, self.shadow, self.recipe.schedule.ema)
         return float(loss.detach())
 
 
@@ -57,26 +60,26 @@ class PlainAdversarial:
         self.recipe, self.prior, self.device = recipe, base.prior, device
         self.vae, self.text = base.vae.to(device), base.text.to(device)
         self.encoder = Encoder(self.vae, self.prior).requires_grad_(False).eval()
-        self.discriminator = make_discriminator(recipe, base).to(device)
+        self.discriminator = make_discriminator(recipe.adversary, recipe.seed, base).to(device)
         self.generator = make_generator(base, recipe).to(device)
-        if recipe.gradient_checkpointing:
+        if recipe.engine.gradient_checkpointing:
             base.network.enable_gradient_checkpointing()
             if not is_tiny(self.vae):
                 self.vae.enable_gradient_checkpointing()
-        rate = recipe.adversarial[0].lr
+        rate = recipe.schedule.adversarial[0].lr
         self.learner = Learner(recipe, self.generator, rate)
-        self.judge = Learner(recipe, self.discriminator, rate * recipe.discriminator_rate)
+        self.judge = Learner(recipe, self.discriminator, rate * recipe.adversary.discriminator_rate)
         trained = {k: p for k, p in self.generator.named_parameters() if p.requires_grad}
         self.shadow = {k: p.detach().clone() for k, p in trained.items()}
 
     def step(self, batch: Batch) -> float:
         """One update of the generator, then one of the discriminator; the generator's loss."""
-        r = self.recipe
-        seeds = [derive_seed(r.seed, "judge", n) for n in batch.numbers]
-        with autocast(r, self.device):
+        recipe, r, game = self.recipe, self.recipe.adversarial_losses, self.recipe.adversary
+        seeds = [derive_seed(recipe.seed, "judge", n) for n in batch.numbers]
+        with autocast(recipe, self.device):
             with torch.no_grad():
                 z = self.encoder(batch.degraded).float()
-                strength = r.noise * torch.rand(len(z), 1, 1, 1, device=z.device)
+                strength = recipe.conditions.noise * torch.rand(len(z), 1, 1, 1, device=z.device)
                 z = z + strength * torch.randn_like(z)
                 real = self.encoder(batch.target).float()
                 condition = self.text.encode(batch.captions, z.device)
@@ -85,23 +88,24 @@ class PlainAdversarial:
             self.judge.freeze()
             logits = self.discriminator.eval()(x0, seeds)
             loss = r.mse * F.mse_loss(pixels, batch.target)
-            loss = loss + r.gan * generator_loss(logits, r.gan_loss, r.gan_target_generator)
+            loss = loss + r.gan * generator_loss(logits, game.gan_loss, game.gan_target_generator)
             if r.pyramid:
                 loss = loss + r.pyramid * pyramid_loss(pixels, batch.target)
             if r.energy:
-                loss = loss + r.energy * energy_loss(pixels, batch.target, r.energy_side)
+                side = recipe.loss_options.energy_side
+                loss = loss + r.energy * energy_loss(pixels, batch.target, side)
         loss.backward()
         self.learner.update()
         self.judge.freeze(False)
         self.discriminator.train()
-        with autocast(r, self.device):
+        with autocast(recipe, self.device):
             logits = self.discriminator(torch.cat([real, x0.detach()]), seeds * 2)
             half = len(real)
             on_real, on_fake = [x[:half] for x in logits], [x[half:] for x in logits]
-            judged = discriminator_loss(on_real, on_fake, r.gan_loss, r.gan_target)
+            judged = discriminator_loss(on_real, on_fake, game.gan_loss, game.gan_target)
         judged.backward()
         self.judge.update()
-        average(self.generator, self.shadow, r.ema)
+        average(self.generator, self.shadow, recipe.schedule.ema)
         return float(loss.detach())
 
 
@@ -110,9 +114,9 @@ class Learner:
 
     def __init__(self, recipe: Recipe, module: nn.Module, rate: float):
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        options = {"betas": recipe.betas, "weight_decay": recipe.weight_decay}
+        options = {"betas": recipe.optimizer.betas, "weight_decay": recipe.optimizer.weight_decay}
         self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, **options)
-        self.clip = recipe.clip
+        self.clip = recipe.optimizer.clip
 
     def freeze(self, frozen: bool = True) -> None:
         """Whether gradients are left out."""
@@ -136,7 +140,7 @@ def average(module: nn.Module, shadow: dict[str, Tensor], decay: float) -> None:
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     """The recipe's precision (fp32 or bf16)."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.engine.precision == "bf16")
 
 
 PLAIN = {"encoder": PlainEncoder, "adversarial": PlainAdversarial}

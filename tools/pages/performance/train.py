@@ -26,10 +26,14 @@ from torch import Tensor, nn
 from hypir.priors import PRIORS
 from hypir.train import adversarial_stage, encoder_stage, loop
 from hypir.train.architectures import ARCHITECTURES, Condition
-from hypir.train.data import Batch, Feed
+from hypir.train.engine import make_accelerator
+from hypir.train.feed import Batch, Feed
 from hypir.train.models import Base, Text, load_base
-from hypir.train.recipes import Phase, Recipe, sd2, tiny
-from hypir.train.run import MAKERS, make_accelerator
+from hypir.train.recipe import Recipe
+from hypir.train.recipes import sd2
+from hypir.train.run import MAKERS
+from hypir.train.schedule import Phase
+from hypir.train.small_recipe import once
 from hypir.train.watch import Watch
 from tools.pages.performance import models, report
 from tools.pages.performance.clock import now
@@ -89,7 +93,7 @@ def run_loop(name: str, recipe: Recipe, base: Base, cpu: bool, ready: list[Batch
     run, times = Run(), {}
     with tempfile.TemporaryDirectory() as out, ExitStack() as stack:
         recipe = replace(recipe, out=out)
-        accelerator = make_accelerator(recipe, cpu)
+        accelerator = make_accelerator(recipe.engine, cpu)
         stage = MAKERS[name](recipe, accelerator, base)
         owners = [(loop.Feed, "next", "data"), (stage.ema, "update", "ema"), (loop, "save", "save")]
         owners += [(m, "settle", "settle") for m in (encoder_stage, adversarial_stage)]
@@ -222,8 +226,8 @@ def compare(
 ) -> dict[str, Run]:
     """The three ways in turn; the steps of all rounds together."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    device = make_accelerator(recipe, cpu).device
-    feed = Feed(replace(recipe, pool=0, workers=0), device)
+    device = make_accelerator(recipe.engine, cpu).device
+    feed = Feed(recipe.changed(pool=0, workers=0), device)
     batches = [feed.next() for _ in range(2)]
     ways = {
         "loop": lambda: run_loop(name, recipe, make_base(recipe), cpu, None),
@@ -253,14 +257,14 @@ def main(options: list[str]) -> None:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     steps = WARM + asked.steps
     sizes = {"crop": asked.crop, "batch": asked.batch, "pool": 2 * asked.batch}
-    recipe = tiny(precision="no", **sizes, **KNOWN)
+    recipe = once(precision="no", **sizes, **KNOWN)
     threads = torch.get_num_threads()
     torch.set_num_threads(asked.threads)
     results = measured("tiny", recipe, load_base, steps, asked.rounds, cpu=True)
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
         recipe = sd2(crop=512, batch=8, pool=32, workers=8, lpips=0.0, pyramid=2.0)
-        recipe = replace(recipe, discriminator="unet")
+        recipe = recipe.changed(discriminator="unet")
         results |= measured("sd2", recipe, lambda _: full_sd2(), steps, asked.rounds, cpu=False)
     text = page(results, load, asked)
     log.info("%s", text)
@@ -274,13 +278,13 @@ def measured(
     results = {}
     for name in STAGES:
         for checkpointing in (False, True):
-            if checkpointing and name == "encoder" and recipe.base == "tiny":
+            if checkpointing and name == "encoder" and recipe.model.base == "tiny":
                 continue  # its autoencoder has nothing to checkpoint
             rate = recipe.phases(name)[0].lr
-            changes = {name: (Phase(steps, recipe.batch, rate),), "data": ("leaves:",)}
+            changes = {name: (Phase(steps, recipe.data.batch, rate),), "data": ("leaves:",)}
             changes |= {"warmup": 0, "log_every": 1, "gradient_checkpointing": checkpointing}
             log.info("%s, %s stage, checkpointing %s", title, name, checkpointing)
-            given = replace(recipe, **changes)
+            given = recipe.changed(**changes)
             results[title, name, checkpointing] = (
                 recipe,
                 compare(name, given, make_base, cpu, rounds),

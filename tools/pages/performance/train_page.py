@@ -6,7 +6,7 @@ import argparse
 import os
 import statistics
 
-from hypir.train.recipes import Recipe
+from hypir.train.recipe import Recipe
 from tools.pages.markdown import table
 from tools.pages.performance import report
 from tools.pages.performance.step_budget import PARTS, Budget, Run, make_budget
@@ -72,7 +72,8 @@ MEMORY = ("stage", "checkpointing", "loop, MiB", "plain, MiB", "state, MiB")
 
 def budget_of(recipe: Recipe, runs: dict[str, Run], way: str = "loop") -> Budget:
     """What a step of the loop is made of, with the recipe's own intervals."""
-    every = {"log": recipe.log_every, "probe": recipe.probe_every, "save": recipe.checkpoint_every}
+    every = {"log": recipe.log.log_every, "probe": recipe.log.probe_every}
+    every |= {"save": recipe.saving.checkpoint_every}
     return make_budget(runs[way].parts, runs[way].rare, every)
 
 

@@ -21,11 +21,14 @@ from hypir.predictions import FLOW
 from hypir.weight_files import write_tensors
 
 from .architectures import ARCHITECTURES, Condition
-from .data import Batch, derive_seed
+from .data import derive_seed
+from .feed import Batch
+from .files import PRIOR_FILE
 from .generator import call_network, decode, frozen_encoder
-from .loop import Ema, add_up, make_optimizer, settle, synced, update
-from .models import DTYPES, PRIOR_FILE, Base, load_base
-from .recipes import Recipe
+from .loop import Ema, add_up, settle, synced, trainable, update
+from .models import DTYPES, Base, load_base
+from .recipe import Recipe
+from .schedule import make_optimizer
 from .sharding import prepare, whole
 
 
@@ -44,10 +47,10 @@ class Flow(nn.Module):
         )
 
 
-class PriorStage:
+class DiffusionStage:
     """See loop.Stage."""
 
-    name = "prior"
+    name = "diffusion"
     degrades = False
 
     def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
@@ -55,20 +58,20 @@ class PriorStage:
         base = base or load_base(recipe)
         if base.prior.betas is not None:  # flow matching needs every level between 0 and 1
             raise ValueError(
-                f"the prior stage trains flow models only, not {base.prior.title}; remove it from "
-                "--stages"
+                f"the diffusion stage trains flow models only, not {base.prior.title}; remove it "
+                f"from --stages"
             )
         device = accelerator.device
         self._encoder = frozen_encoder(base.vae, base.prior).to(device)
         self._vae, self._text, self.prior = base.vae.to(device), base.text.to(device), base.prior
         self.flow = Flow(base).requires_grad_(True).train()
-        if recipe.gradient_checkpointing:
+        if recipe.engine.gradient_checkpointing:
             base.network.enable_gradient_checkpointing()
         self.modules = {"flow": self.flow}
-        optimizer = make_optimizer(recipe, self.flow)
+        optimizer = make_optimizer(recipe.optimizer, trainable(self.flow).values())
         self._f, optimizer = prepare(accelerator, self.flow, optimizer)
         self.optimizers = {"flow": optimizer}
-        self.ema = Ema(self.flow, recipe.ema)
+        self.ema = Ema(self.flow, recipe.schedule.ema)
 
     def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
         """One update of the network."""
@@ -79,13 +82,15 @@ class PriorStage:
                 self._accelerator.backward(loss / count)
             add_up(sums, {"loss": loss})
         values = settle(self._accelerator, sums, count)
-        norm = update(self._accelerator, self.optimizers["flow"], self.flow, self._recipe.clip)
+        norm = update(
+            self._accelerator, self.optimizers["flow"], self.flow, self._recipe.optimizer.clip
+        )
         return {**values, "gradient": float(norm)}
 
     @torch.no_grad()
     def result(self, batch: Batch) -> Tensor:
         """The degraded image after one step of this network, which was not trained to restore."""
-        prior, told = self.prior, self._recipe.timestep
+        prior, told = self.prior, self._recipe.lora.timestep
         level = prior.level(told if told >= 0 else prior.timestep)
         with self._accelerator.autocast(), self.ema.applied():
             condition = self._text.encode(batch.captions, batch.target.device)
@@ -97,7 +102,7 @@ class PriorStage:
 
     def export(self, folder: Path) -> list[Path]:
         """The averaged network under diffusers' names, which the host recognises."""
-        path, dtype = folder / PRIOR_FILE, DTYPES[self._recipe.export]
+        path, dtype = folder / PRIOR_FILE, DTYPES[self._recipe.saving.export]
         with self.ema.applied():
             state = whole(self.flow.network.state_dict())
             # Copied in this block: afterwards the same memory contains the last step's weights
@@ -122,6 +127,6 @@ class PriorStage:
         return F.mse_loss(v.float(), eps - z)
 
     def _positions(self, draw: np.random.Generator) -> AbstractContextManager:
-        if not self._recipe.random_positions:
+        if not self._recipe.conditions.random_positions:
             return nullcontext()
         return ARCHITECTURES[self.prior.name].shifted_positions(self.flow.network, draw)

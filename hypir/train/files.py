@@ -1,0 +1,62 @@
+"""What a run begins with: the base model, and weight files, its own and others'."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Literal
+
+from hypir.priors import PRIORS
+
+from .bounds import Bounds, Filled, settings
+
+AUTOENCODER_FILE, PRIOR_FILE = "autoencoder.safetensors", "prior.safetensors"
+ENCODER_FILE = "{name}_encoder.safetensors"
+LORA_FILE = "{name}_lora.safetensors"
+WRITES = {
+    "autoencoder": ("autoencoder_file", AUTOENCODER_FILE),
+    "diffusion": ("prior_file", PRIOR_FILE),
+    "encoder": ("encoder_file", ENCODER_FILE),
+    "adversarial": ("lora_file", LORA_FILE),
+}
+"""By stage: the field of Files that takes what it writes, and the name of the file; {name} is the
+recipe's."""
+
+
+@settings
+class Model:
+    """The base model."""
+
+    prior: Literal[tuple(PRIORS)] = "sd2"
+    """Which prior it is."""
+    base: Annotated[str, Filled("a folder, a name on the hub, small, or tiny")] = "small"
+    """Where it lies, in diffusers layout: a folder, or a name on the hub. small: a small model of
+    the prior's class with random weights; tiny: an SD3-class network with a TAESD autoencoder."""
+    variant: str = ""
+    """Variant of the base model's files, such as fp16."""
+    depth: Annotated[int, Bounds(1, 38, "blocks")] = 3
+    """Blocks of the tiny network; its width is 64 times that."""
+
+
+@settings
+class Files:
+    """Weights to begin with; empty: those that this run makes, if any."""
+
+    autoencoder_file: str = ""
+    """Autoencoder of the tiny base, .safetensors."""
+    prior_file: str = ""
+    """Network of the tiny base, .safetensors."""
+    encoder_file: str = ""
+    """Degradation-removal encoder of the adversarial stage; also what the encoder stage starts
+    from (empty: the base model's own)."""
+    lora_file: str = ""
+    """HYPIR weights of the same rank and modules that the adversarial stage starts from."""
+
+    def given(self, leave_out: Collection[str] = ()) -> dict[str, str]:
+        """The files that are named, by field."""
+        return {k: v for k, v in vars(self).items() if v and k not in leave_out}
+
+    def find(self, stage: str, out: str, name: str) -> Path | None:
+        """What a stage wrote: the file given, else that of this run in `out`, if there is one."""
+        field, file = WRITES[stage]
+        given = getattr(self, field)
+        path = Path(given) if given else Path(out) / file.format(name=name)
+        return path if given or (out and path.is_file()) else None

@@ -1,0 +1,52 @@
+"""Frozen networks that tell how alike two pictures look; loss_list.py makes losses of them."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+class Lpips(nn.Module):
+    """LPIPS with VGG (Zhang et al. 2018) on pixels in [-1, 1]."""
+
+    def __init__(self, backbone: str = ""):
+        """`backbone`: state dict of torchvision's vgg16; empty = torchvision's own loader.
+
+        Raises:
+            ValueError: naming what to download if the backbone cannot be had.
+        """
+        super().__init__()
+        from lpips import LPIPS
+
+        try:
+            self.net = LPIPS(net="vgg", pnet_rand=bool(backbone), verbose=False)
+            if backbone:
+                _load_vgg(self.net.net, torch.load(backbone, weights_only=True))
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"LPIPS needs the VGG16 of torchvision, which cannot be loaded ({error}); download "
+                f"https://download.pytorch.org/models/vgg16-397923af.pth and give it as "
+                f"--lpips-backbone, or train without it (--lpips 0)"
+            ) from error
+        self.requires_grad_(False).eval()
+
+    def forward(self, result: Tensor, target: Tensor) -> Tensor:
+        """Mean over the batch."""
+        return self.net(result, target).mean()
+
+
+def _load_vgg(slices: nn.Module, state: dict[str, Tensor]) -> None:
+    """LPIPS cuts vgg16's `features` in five slices and keeps the numbers of the layers."""
+    for key in slices.state_dict():
+        _, layer, leaf = key.split(".")
+        name = f"features.{layer}.{leaf}"
+        if name not in state:
+            raise RuntimeError(f"the file lacks {name!r}, it is not a vgg16 of torchvision")
+        slices.get_submodule(key.rpartition(".")[0])._parameters[leaf].data.copy_(state[name])
+
+
+def lpips_is_at_hand(backbone: str = "") -> bool:
+    """Whether LPIPS can be made without a download."""
+    if backbone:
+        return Path(backbone).is_file()
+    return (Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth").is_file()
