@@ -34,6 +34,9 @@ class Adversary:
     discriminator_weights: str = ""
     """File of the backbone's weights; empty: timm downloads them; of unet, those of the base
     model."""
+    discriminator_file: str = ""
+    """File of heads that the discriminator starts from, such as the released
+    HYPIR_sd2_D.safetensors; empty: fresh ones."""
     discriminator_rate: Annotated[float, Bounds(0, 1000, "times the generator's")] = 1.0
     """Learning rate of the discriminator; 1 as published."""
     gan_loss: Literal["bce", "hinge"] = "bce"
@@ -51,6 +54,11 @@ class Adversary:
                 f"discriminator_model is the name of a backbone of timm, which "
                 f"{self.discriminator!r} has none of; choose discriminator "
                 f"{', '.join(TIMM_MODELS)}, or leave it empty"
+            )
+        if self.discriminator_file and self.discriminator == "patch":
+            raise ValueError(
+                "discriminator_file holds heads of a backbone, and patch has none; choose another "
+                "discriminator, or leave it empty"
             )
         if self.discriminator_weights and self.discriminator == "patch":
             raise ValueError(
