@@ -243,8 +243,7 @@ def test_what_directml_says_of_its_memory_makes_no_smaller_tiles(host, monkeypat
     """The host knows nothing of its memory and says 1 GiB to everyone."""
     import comfy.model_management
 
-    from hypir.priors import VAE_COST
-    from hypir.tiling import plan_tiles
+    from hypir.tiling import VAE_COST, plan_tiles
 
     def planned(limit):
         return plan_tiles(96, 96, VAE_COST, limit=limit)
@@ -257,6 +256,6 @@ def test_what_directml_says_of_its_memory_makes_no_smaller_tiles(host, monkeypat
         )
 
     monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda *_, **__: 2**30)
-    assert ladder().rows.tile == 32, "a device of 1 GiB takes the smallest"
+    assert ladder().rows.tile < planned(None).rows.tile, "a device of 1 GiB takes smaller ones"
     monkeypatch.setattr(comfy.model_management, "is_directml_enabled", lambda: True)
     assert ladder() == planned(None)
