@@ -249,7 +249,7 @@ def test_a_missing_backbone_is_named_with_a_way_out(make_recipe, tmp_path):
 
 @pytest.mark.parametrize("kind", ["convnext", "dino"])
 def test_a_backbone_comes_from_a_file_under_the_names_of_timm(tmp_path, kind):
-    name, options = SMALL[kind]
+    name = SMALL[kind][0]
     model = timm.create_model(name, pretrained=False)
     file = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(model.state_dict(), file)
