@@ -1,9 +1,9 @@
-"""Batches of clean and degraded pictures, as a pure function of the place in the run.
+"""Batches of clean and degraded images, as a pure function of the position in the run.
 
-The pool is that of Real-ESRGAN (Wang et al. 2021, released code): degraded pairs wait, a batch
-takes random ones and fresh ones take their places, so that neighbours in the data (crops of one
-canvas, rows of one shard) come apart. With `pool_uses` a pair is used several times. A run that
-resumes computes which numbers lie in its pool and makes them again, to the same bits.
+The pool is that of Real-ESRGAN (Wang et al. 2021, released code): a batch takes random degraded
+pairs from the pool and new ones replace them, which separates neighbours in the data (crops of one
+canvas, rows of one shard). With `pool_uses` a pair is used several times. A resumed run computes
+which numbers are in its pool and makes them again, bit for bit.
 """
 
 import logging
@@ -24,26 +24,26 @@ from .recipe import Recipe
 log = logging.getLogger(__name__)
 
 BLOCK = 12
-"""Numbers that one process takes in a row: the crops of one canvas of dead leaves."""
+"""Consecutive numbers of one process: the crops of one dead leaves canvas."""
 
 
 @dataclass
 class Batch:
-    """Some pictures on the training device."""
+    """A batch on the training device."""
 
     target: Tensor
-    """Clean pixels (B, 3, H, W) in [-1, 1], what the result is compared with."""
+    """Clean pixels (B, 3, H, W) in [-1, 1], the target."""
     degraded: Tensor
     """Degraded pixels, enlarged to the target's size, in [-1, 1]."""
     captions: list[str]
     numbers: list[int]
-    """Of the pictures in the run: seeds follow from them."""
+    """Numbers of the images in the run, which determine seeds."""
     richness: Tensor
     """Texture richness of the target (B,)."""
 
 
 class _Crops(Dataset):
-    """Crops by number, degraded as well where that happens in the reading processes."""
+    """Crops by number, also degraded if the reading processes do that."""
 
     def __init__(self, mixture: Mixture, degradation: Degradation | None, seed: int):
         self._mixture, self._degradation, self._seed = mixture, degradation, seed
@@ -60,7 +60,7 @@ class _Crops(Dataset):
 
 
 class _Numbers(Sampler):
-    """Groups of numbers, first those of the pool, then fresh ones without end."""
+    """Groups of numbers: first those of the pool, then an endless series of new ones."""
 
     def __init__(self, pool: list[int], fresh: int, rank: int, world: int):
         self._pool, self._fresh, self._rank, self._world = pool, fresh, rank, world
@@ -77,13 +77,13 @@ class _Numbers(Sampler):
 
 
 def global_number(k: int, rank: int, world: int) -> int:
-    """Number in the run of the k-th picture of a process: blocks go round among the processes."""
+    """Number in the run of a process's k-th image: blocks are distributed round-robin."""
     block, rest = divmod(k, BLOCK)
     return (block * world + rank) * BLOCK + rest
 
 
 class Feed:
-    """Batches of one process, from any place of the run on."""
+    """Batches of one process, starting at any position in the run."""
 
     def __init__(
         self,
@@ -95,9 +95,9 @@ class Feed:
         label: str = "",
         degrade: bool = True,
     ):
-        """`position`: batches that were taken before; `label`: own numbers for every stage.
+        """`position`: number of batches already used; `label`: separate numbers for every stage.
 
-        Without `degrade` the degraded side is the clean one.
+        Without `degrade` the degraded image is the clean one.
         """
         self._recipe, self._device, self._position = recipe, device, position
         self._asked = asked = recipe.data
@@ -135,7 +135,7 @@ class Feed:
         return self._batch(pairs)
 
     def _slots(self, step: int) -> list[int]:
-        """Places of the pool that batch `step` takes."""
+        """Positions in the pool used by batch `step`."""
         rng = np.random.default_rng([self._seed, step])
         return rng.choice(self._asked.pool, self._asked.batch, replace=False).tolist()
 
@@ -157,7 +157,7 @@ class Feed:
         if name not in self.unreadable:
             self.unreadable[name] = why
             count = len(self.unreadable)
-            log.warning("%s; left out, %d so far", why, count)
+            log.warning("%s; skipped, %d so far", why, count)
 
     def _batch(self, pairs: list[Pair]) -> Batch:
         clean = torch.stack([p.clean for p in pairs]).to(self._device).float() / 255
