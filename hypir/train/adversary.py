@@ -34,6 +34,9 @@ class Adversary:
     discriminator_weights: str = ""
     """File with the backbone's weights; empty: timm downloads them, and unet uses the base
     model's."""
+    discriminator_file: str = ""
+    """File of heads that the discriminator starts from, such as the released
+    HYPIR_sd2_D.safetensors; empty: fresh ones."""
     discriminator_rate: Annotated[float, Bounds(0, 1000, "times the generator's")] = 1.0
     """Learning rate of the discriminator, relative to the generator's; published: 1."""
     gan_loss: Literal["bce", "hinge"] = "bce"
@@ -50,6 +53,11 @@ class Adversary:
             raise ValueError(
                 f"discriminator_model names a timm backbone, but {self.discriminator!r} has none; "
                 f"choose discriminator {', '.join(TIMM_MODELS)}, or leave it empty"
+            )
+        if self.discriminator_file and self.discriminator == "patch":
+            raise ValueError(
+                "discriminator_file holds heads of a backbone, and patch has none; choose another "
+                "discriminator, or leave it empty"
             )
         if self.discriminator_weights and self.discriminator == "patch":
             raise ValueError(

@@ -7,6 +7,7 @@ only when it is complete and on disk; a file with a wrong digest is not read.
 import hashlib
 import logging
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,8 +29,13 @@ class Saving:
     """Precision of exported files."""
     checkpoint_every: Annotated[int, Bounds(1, 10**9, "steps")] = 500
     """Steps between checkpoints; the exported files are written at the same time."""
+    checkpoint_minutes: Annotated[float, Bounds(0, 10**6, "minutes")] = 30.0
+    """Minutes after which a checkpoint is written at the end of a step, 0 = by steps only."""
     keep: Annotated[int, Bounds(1, 10**6, "checkpoints")] = 3
     """Number of checkpoints kept per stage."""
+    accept_changes: bool = False
+    """Go on with a run although rates, data or other settings are not those it was made with; the
+    log names them."""
 
 
 class Checkpoints:
@@ -94,6 +100,19 @@ class Checkpoints:
                 f"all {len(steps)} checkpoints in {str(self.folder)!r} are damaged; restore one "
                 "from a backup, or delete the folder to start again"
             )
+        return None
+
+    def about(self) -> tuple[int, dict] | None:
+        """Step and recipe of the newest checkpoint that can be opened, without reading its weights.
+
+        None if there is none. Whether it is whole only `load` tells.
+        """
+        for step in reversed(self.steps()):
+            try:
+                state = torch.load(self._path(step), "cpu", weights_only=True, mmap=True)
+                return step, state["recipe"]
+            except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
+                continue
         return None
 
     def _path(self, step: int) -> Path:

@@ -7,24 +7,22 @@ which numbers are in its pool and makes them again, bit for bit.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hypir.texture import measure_richness
 
-from .data import Mixture, derive_seed
+from .data import Mixture
 from .degrading import Degradation, Pair, degraded_pair, enlarge, sharpen
+from .order import BLOCK, Order, fresh_per_batch, pool_at, pool_seed, slots_at
 from .recipe import Recipe
+from .stopping import leave_signals_to_the_main_process
 
 log = logging.getLogger(__name__)
-
-BLOCK = 12
-"""Consecutive numbers of one process: the crops of one dead leaves canvas."""
 
 
 @dataclass
@@ -62,24 +60,20 @@ class _Crops(Dataset):
 class _Numbers(Sampler):
     """Groups of numbers: first those of the pool, then an endless series of new ones."""
 
-    def __init__(self, pool: list[int], fresh: int, rank: int, world: int):
-        self._pool, self._fresh, self._rank, self._world = pool, fresh, rank, world
+    def __init__(self, pool: list[int], fresh: int, rank: int, order: Order):
+        self._pool, self._fresh, self._rank, self._order = pool, fresh, rank, order
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         for start in range(0, len(self._pool), BLOCK):
-            group = self._pool[start : start + BLOCK]
-            yield tuple(global_number(k, self._rank, self._world) for k in group)
+            yield self._numbers(self._pool[start : start + BLOCK])
         k = self._fresh
         while True:
-            stop = (k // BLOCK + 1) * BLOCK
-            yield tuple(global_number(n, self._rank, self._world) for n in range(k, stop))
-            k = stop
+            group = self._order.group(k, self._rank)
+            yield self._numbers(group)
+            k = group.stop
 
-
-def global_number(k: int, rank: int, world: int) -> int:
-    """Number in the run of a process's k-th image: blocks are distributed round-robin."""
-    block, rest = divmod(k, BLOCK)
-    return (block * world + rank) * BLOCK + rest
+    def _numbers(self, picks: Iterable[int]) -> tuple[int, ...]:
+        return tuple(self._order.number(k, self._rank) for k in picks)
 
 
 class Feed:
@@ -91,33 +85,31 @@ class Feed:
         device: torch.device,
         position: int = 0,
         rank: int = 0,
-        world: int = 1,
+        order: Order | None = None,
         label: str = "",
         degrade: bool = True,
     ):
-        """`position`: number of batches already used; `label`: separate numbers for every stage.
+        """`position`: batches that were taken before, since the order is what it is.
 
-        Without `degrade` the degraded image is the clean one.
+        `label`: own numbers for every stage. Without `degrade` the degraded image is the clean one.
         """
         self._recipe, self._device, self._position = recipe, device, position
         self._asked = asked = recipe.data
-        self._seed = derive_seed(recipe.seed, f"pool of {label}", rank)
-        self._fresh = asked.batch // asked.pool_uses if asked.pool else asked.batch
+        self._seed = pool_seed(recipe.seed, label, rank)
+        self._fresh = fresh_per_batch(asked)
         self.unreadable: dict[str, str] = {}
         self.mixture = Mixture(asked, recipe.seed)
-        slots = list(range(asked.pool))
-        for step in range(position if asked.pool else 0):
-            for j, slot in enumerate(self._slots(step)[: self._fresh]):
-                slots[slot] = asked.pool + step * self._fresh + j
+        slots = pool_at(asked, self._seed, position)
         self._late_degrade = degrade and device.type == "cuda"
         first_fresh = asked.pool + position * self._fresh
         within = recipe.degradation if degrade and not self._late_degrade else None
         loader = DataLoader(
             _Crops(self.mixture, within, recipe.seed),
             batch_size=None,
-            sampler=_Numbers(slots, first_fresh, rank, world),
+            sampler=_Numbers(slots, first_fresh, rank, order or Order(1)),
             num_workers=asked.workers,
             collate_fn=_keep,
+            worker_init_fn=leave_signals_to_the_main_process,
         )
         self._stream = self._pairs(loader)
         self._pool = [next(self._stream) for _ in slots]
@@ -127,17 +119,12 @@ class Feed:
         if not self._asked.pool:
             pairs = [next(self._stream) for _ in range(self._asked.batch)]
         else:
-            slots = self._slots(self._position)
+            slots = slots_at(self._asked, self._seed, self._position)
             pairs = [self._pool[slot] for slot in slots]
             for slot in slots[: self._fresh]:
                 self._pool[slot] = next(self._stream)
         self._position += 1
         return self._batch(pairs)
-
-    def _slots(self, step: int) -> list[int]:
-        """Positions in the pool used by batch `step`."""
-        rng = np.random.default_rng([self._seed, step])
-        return rng.choice(self._asked.pool, self._asked.batch, replace=False).tolist()
 
     def _pairs(self, loader: DataLoader) -> Iterator[Pair]:
         for group in loader:

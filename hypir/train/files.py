@@ -11,6 +11,9 @@ from .bounds import Bounds, Filled, settings
 AUTOENCODER_FILE, PRIOR_FILE = "autoencoder.safetensors", "prior.safetensors"
 ENCODER_FILE = "{name}_encoder.safetensors"
 LORA_FILE = "{name}_lora.safetensors"
+UNROUNDED = "checkpoints"
+"""Folder beside exported files with the same in float32, where those are rounded: what this run's
+later stages read, and a stage itself when it resumes."""
 WRITES = {
     "autoencoder": ("autoencoder_file", AUTOENCODER_FILE),
     "diffusion": ("prior_file", PRIOR_FILE),
@@ -58,5 +61,11 @@ class Files:
         """The output of a stage: the given file, else that of this run in `out`, if it exists."""
         field, file = WRITES[stage]
         given = getattr(self, field)
-        path = Path(given) if given else Path(out) / file.format(name=name)
+        path = Path(given) if given else unrounded(Path(out) / file.format(name=name))
         return path if given or (out and path.is_file()) else None
+
+
+def unrounded(file: Path) -> Path:
+    """Where a file that a run wrote is as it was trained; itself, if it was not rounded."""
+    exact = file.parent / UNROUNDED / file.name
+    return exact if exact.is_file() else file
