@@ -1,9 +1,9 @@
-"""Batches of clean and degraded pictures, as a pure function of the place in the run.
+"""Batches of clean and degraded images, as a pure function of the position in the run.
 
-The pool is that of Real-ESRGAN (Wang et al. 2021, released code): degraded pairs wait, a batch
-takes random ones and fresh ones take their places, so that neighbours in the data (crops of one
-canvas, rows of one shard) come apart. With `pool_uses` a pair is used several times. A run that
-resumes computes which numbers lie in its pool and makes them again, to the same bits.
+The pool is that of Real-ESRGAN (Wang et al. 2021, released code): a batch takes random degraded
+pairs from the pool and new ones replace them, which separates neighbours in the data (crops of one
+canvas, rows of one shard). With `pool_uses` a pair is used several times. A resumed run computes
+which numbers are in its pool and makes them again, bit for bit.
 """
 
 import logging
@@ -27,21 +27,21 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Batch:
-    """Some pictures on the training device."""
+    """A batch on the training device."""
 
     target: Tensor
-    """Clean pixels (B, 3, H, W) in [-1, 1], what the result is compared with."""
+    """Clean pixels (B, 3, H, W) in [-1, 1], the target."""
     degraded: Tensor
     """Degraded pixels, enlarged to the target's size, in [-1, 1]."""
     captions: list[str]
     numbers: list[int]
-    """Of the pictures in the run: seeds follow from them."""
+    """Numbers of the images in the run, which determine seeds."""
     richness: Tensor
     """Texture richness of the target (B,)."""
 
 
 class _Crops(Dataset):
-    """Crops by number, degraded as well where that happens in the reading processes."""
+    """Crops by number, also degraded if the reading processes do that."""
 
     def __init__(self, mixture: Mixture, degradation: Degradation | None, seed: int):
         self._mixture, self._degradation, self._seed = mixture, degradation, seed
@@ -58,7 +58,7 @@ class _Crops(Dataset):
 
 
 class _Numbers(Sampler):
-    """Groups of numbers, first those of the pool, then fresh ones without end."""
+    """Groups of numbers: first those of the pool, then an endless series of new ones."""
 
     def __init__(self, pool: list[int], fresh: int, rank: int, order: Order):
         self._pool, self._fresh, self._rank, self._order = pool, fresh, rank, order
@@ -77,7 +77,7 @@ class _Numbers(Sampler):
 
 
 class Feed:
-    """Batches of one process, from any place of the run on."""
+    """Batches of one process, starting at any position in the run."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Feed:
     ):
         """`position`: batches that were taken before, since the order is what it is.
 
-        `label`: own numbers for every stage. Without `degrade` the degraded side is the clean one.
+        `label`: own numbers for every stage. Without `degrade` the degraded image is the clean one.
         """
         self._recipe, self._device, self._position = recipe, device, position
         self._asked = asked = recipe.data
@@ -144,7 +144,7 @@ class Feed:
         if name not in self.unreadable:
             self.unreadable[name] = why
             count = len(self.unreadable)
-            log.warning("%s; left out, %d so far", why, count)
+            log.warning("%s; skipped, %d so far", why, count)
 
     def _batch(self, pairs: list[Pair]) -> Batch:
         clean = torch.stack([p.clean for p in pairs]).to(self._device).float() / 255

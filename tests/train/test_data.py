@@ -129,7 +129,7 @@ def test_unreadable_pictures_are_counted_named_and_left_out(make_recipe, folder,
 
 def test_data_that_hold_no_readable_picture_stop_the_run(make_recipe, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="50 pictures in a row cannot be read"):
+    with pytest.raises(ValueError, match="50 consecutive images cannot be read"):
         Feed(make_recipe(data=(str(tmp_path),)), CPU)
 
 
