@@ -10,7 +10,6 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...hypir.one_step import restore_latent
-from ...hypir.predictions import FLOW
 from ...hypir.tiling import CELL_PX, Tile, TilePlan
 from .architectures import host_sigma
 from .conditions import check_conditions, conditions_of_tiles, most_tiles, within_latent
@@ -65,9 +64,8 @@ class Run:
         log_idle(guider.conds, float(self.sigma))
         if self.mask is not None and not bool(self.mask.any()):
             log.warning("HYPIR step: the latent's mask is empty, nothing is restored")
-        flow = sampler.prior.prediction is FLOW
         try:
-            with prior_timestep(guider, self.sigma, sampler.timestep, flow):
+            with prior_timestep(guider, self.sigma, sampler.timestep, sampler.prior.prediction):
                 return run_on_ladder(
                     "step",
                     lambda limit: sampler.plan(*cells, limit),

@@ -8,11 +8,12 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import comfy.model_base
 import torch
 from torch import Tensor
 
 from ...hypir.one_step import OneStep
+from ...hypir.predictions import Prediction
+from .architectures import told_timestep
 
 PROBES = ((1.0, 0.0), (0.0, 1.0), (0.7, -1.3))
 """(x_t, output) of the network by which a formula is told."""
@@ -41,21 +42,16 @@ def check_formula(sampling, step: OneStep, sigma: Tensor) -> None:
 
 
 @contextmanager
-def prior_timestep(guider, sigma: Tensor, timestep: int, flow: bool) -> Iterator[None]:
+def prior_timestep(guider, sigma: Tensor, timestep: int, prediction: Prediction) -> Iterator[None]:
     """Inside, the network is told the prior's own t for this sigma, whatever table the host holds.
 
     Args:
         guider: of the run.
         sigma: of the step, (1,).
-        timestep: of the step, for a diffusion prior.
-        flow: whether the prior counts noise levels instead.
+        timestep: of the step.
+        prediction: the prior's.
     """
-    base = guider.inner_model
-    if flow:  # t is the noise level, in the unit of the model's own sampling: 1 or 1000
-        own = comfy.model_base.model_sampling(base.model_config, base.model_type)
-        told = own.timestep(sigma).float()
-    else:
-        told = torch.full_like(sigma, float(timestep))
+    told = told_timestep(prediction, guider.inner_model, sigma, timestep)
     held = _holders(guider)
     before = [getattr(holder, name) for holder, name in held]
     try:
