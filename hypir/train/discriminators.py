@@ -256,7 +256,7 @@ def _any_size(name: str) -> dict[str, bool]:
     import timm
 
     architecture = name.partition(".")[0]
-    if timm.is_model_in_modules(architecture, {"vision_transformer", "eva", "deit", "beit"}):
+    if timm.models.is_model_in_modules(architecture, {"vision_transformer", "eva", "deit", "beit"}):
         return {"dynamic_img_size": True, "dynamic_img_pad": True}
     return {}
 

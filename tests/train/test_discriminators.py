@@ -16,6 +16,7 @@ from hypir.train.discriminators import (
     ImageBackbone,
     PatchDiscriminator,
     gives_embedding,
+    load_backbone,
     make_discriminator,
 )
 from hypir.train.heads import MapHead, VectorHead, load_heads
@@ -244,6 +245,17 @@ def test_a_missing_backbone_is_named_with_a_way_out(make_recipe, tmp_path):
     assert "choose --discriminator unet or patch" in text and len(text) < 600
     text = message(ValueError, discriminator="convnext", discriminator_model="resnet_18")
     assert "timm knows no model 'resnet_18'" in text
+
+
+@pytest.mark.parametrize("kind", ["convnext", "dino"])
+def test_a_backbone_comes_from_a_file_under_the_names_of_timm(tmp_path, kind):
+    name = SMALL[kind][0]
+    model = timm.create_model(name, pretrained=False)
+    file = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(model.state_dict(), file)
+    asked = Adversary(discriminator=kind, discriminator_model=name, discriminator_weights=str(file))
+    got = load_backbone(asked).state_dict()
+    assert all(torch.equal(got[k], v) for k, v in model.state_dict().items())
 
 
 def test_a_discriminator_learns_to_tell_sharp_from_soft():
