@@ -89,7 +89,7 @@ def match_texture(
             raise ValueError(f"richness must be a finite number, got {target}")
     if source.shape[1:3] != image.shape[1:3] or source.shape[0] not in (1, batch):
         raise ValueError(
-            "the source must have the image's batch (or 1), height and width "
+            "the the source must have the image's batch (or 1), height and width "
             f"{tuple(image.shape[:3])}, got {tuple(source.shape[:3])}; enlarge the source to the "
             "restored size first"
         )
