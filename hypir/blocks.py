@@ -11,6 +11,8 @@ SIDE_PX = 512
 """Side of a block: a few MB for each plane that a filter holds, and tenths of a second of work."""
 OnPart = Callable[[int, int], None]
 """Called after each part of a loop with (parts done, parts in all)."""
+OnBlock = Callable[[], None]
+"""Called after each block of a step that does not know how many steps there are."""
 Slices = tuple[slice, slice]
 
 
@@ -32,6 +34,12 @@ def blocks(height: int, width: int, halo: int = 0, side: int = SIDE_PX) -> list[
         for rows in _spans(height, halo, side)
         for columns in _spans(width, halo, side)
     ]
+
+
+def tell(on_block: OnBlock | None) -> None:
+    """Call it, if there is one."""
+    if on_block is not None:
+        on_block()
 
 
 class Parts:

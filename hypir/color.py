@@ -53,6 +53,7 @@ def transfer_color(
     strength: float = 1.0,
     device: torch.device | None = None,
     on_part: OnPart | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """The image with the colours of the reference.
 
@@ -68,6 +69,7 @@ def transfer_color(
         strength: 0 keeps the image, 1 transfers fully.
         device: where to compute (strip by strip), None = where the image is.
         on_part: see blocks.OnPart.
+        out: where to write, like `image`; None = a new tensor.
 
     Returns:
         A new tensor of the image's shape, not clamped; the very same tensor at strength 0.
@@ -77,8 +79,8 @@ def transfer_color(
     """
     if strength == 0:
         return image
-    result = image.clone()
-    transfer_color_(result, reference, method, strength, device, on_part)
+    result = torch.empty_like(image) if out is None else out
+    _transfer(image, result, reference, method, strength, device or image.device, on_part)
     return result
 
 
@@ -91,14 +93,28 @@ def transfer_color_(
     on_part: OnPart | None = None,
 ) -> None:
     """transfer_color in place: beside the image it needs the memory of a strip only."""
+    _transfer(image, image, reference, method, strength, device or image.device, on_part)
+
+
+def _transfer(
+    image: Tensor,
+    result: Tensor,
+    reference: Tensor,
+    method: str,
+    strength: float,
+    device: torch.device,
+    on_part: OnPart | None,
+) -> None:
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     reference = repeat_items(reference, image.shape[0])
     transfer = {"wavelet": _wavelet_, "adain": _adain_, "lab": _lab_}[method]
     rows = strips(*image.shape[1:3])
     parts = Parts(on_part, image.shape[0], len(rows) * (1 if method == "wavelet" else 3))
-    for item, target in zip(image, reference, strict=True):
-        transfer(item, target, strength, device or image.device, rows, parts)
+    for item, target, given in zip(result, reference, image, strict=True):
+        if result is not image:
+            item.copy_(given)
+        transfer(item, target, strength, device, rows, parts)
         parts.end_item()
 
 

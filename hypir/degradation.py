@@ -13,6 +13,9 @@ every machine.
 
 The building blocks are in degradation_kernels.py, the ranges in degradation_presets.py. Runs on the
 CPU and on CUDA, in float32 with JPEG in float64. No gradient flows through.
+
+Memory: every step holds a picture before and after it, which differ in size and are random in
+number, and otherwise blocks; nothing needs a transform of the whole picture.
 """
 
 import math
@@ -20,9 +23,9 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .blocks import OnBlock, OnPart, Parts, blocks
 from .degradation_kernels import (
     blur,
     fade,
@@ -35,6 +38,7 @@ from .degradation_kernels import (
 )
 from .degradation_presets import PRESETS, Aging, Degradation, Order, Range
 from .noise import seeded_generator
+from .resize import resize
 
 T = TypeVar("T")
 
@@ -42,9 +46,20 @@ KERNEL_SIDES = tuple(range(7, 22, 2))  # px, as published
 RESIZE_MODES = ("area", "bilinear", "bicubic")  # equally likely, as published
 POISSON_LEVELS = 256  # photons at white for noise of scale 1; the published code counts grey levels
 MAX_SCALE = 8
+DRAWN_AT_ONCE = 2**20
+"""Numbers of grain; a multiple of 16, by which torch draws normal ones: so all together are the
+same, however many are drawn at once."""
+STEPS = 10
+"""Passes over a picture of the input's size, about, that a recipe makes."""
 
 
-def degrade(image: Tensor, preset: str | Degradation, scale: int, seeds: Sequence[int]) -> Tensor:
+def degrade(
+    image: Tensor,
+    preset: str | Degradation,
+    scale: int,
+    seeds: Sequence[int],
+    on_part: OnPart | None = None,
+) -> Tensor:
     """Degraded and smaller copies of good pictures.
 
     Args:
@@ -52,6 +67,7 @@ def degrade(image: Tensor, preset: str | Degradation, scale: int, seeds: Sequenc
         preset: name of a preset (light, medium, heavy, old_photo, web_video), or a recipe.
         scale: output side = max(1, round(input side / scale)), 1 to 8.
         seeds: one per picture, each 0 to 2**64 - 1.
+        on_part: see blocks.OnPart.
 
     Returns:
         (B,h,w,3) in [0,1] at multiples of 1/255, dtype and device of `image`.
@@ -69,11 +85,18 @@ def degrade(image: Tensor, preset: str | Degradation, scale: int, seeds: Sequenc
             f"image must be (batch, height, width, 3), got {tuple(image.shape)}; "
             "drop the alpha channel first"
         )
-    return degrade_pixels(image.movedim(-1, 1), preset, scale, seeds).movedim(1, -1)  # BHWC
+    pixels = image.movedim(-1, 1)  # BHWC -> BCHW
+    return degrade_pixels(pixels, preset, scale, seeds, on_part).movedim(1, -1)  # -> BHWC
 
 
 @torch.no_grad()
-def degrade_pixels(pixels: Tensor, recipe: Degradation, scale: int, seeds: Sequence[int]) -> Tensor:
+def degrade_pixels(
+    pixels: Tensor,
+    recipe: Degradation,
+    scale: int,
+    seeds: Sequence[int],
+    on_part: OnPart | None = None,
+) -> Tensor:
     """As degrade, for tensors as training has them: (B,3,H,W), but in [0,1]; same result."""
     if pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
         raise ValueError(f"pixels must be (batch, 3, height, width), got {tuple(pixels.shape)}")
@@ -81,11 +104,20 @@ def degrade_pixels(pixels: Tensor, recipe: Degradation, scale: int, seeds: Seque
         raise ValueError(f"scale must be a whole number from 1 to {MAX_SCALE}, got {scale}")
     if len(seeds) != len(pixels):
         raise ValueError(f"{len(pixels)} pictures need {len(pixels)} seeds, got {len(seeds)}")
-    results = []
-    for item, seed in zip(pixels, seeds, strict=True):
-        picture = item[None].float().clamp(0, 1)
-        results.append(_degrade_one(picture, recipe, scale, _Dice(seed)).to(pixels.dtype))
-    return torch.cat(results)
+    size = _scaled_size(pixels, scale)
+    results = pixels.new_empty(*pixels.shape[:2], *size)
+    parts = Parts(on_part, len(pixels), STEPS * len(blocks(*pixels.shape[-2:])))
+    for i, seed in enumerate(seeds):
+        picture = pixels[i][None].to(torch.float32, memory_format=torch.contiguous_format)
+        picture = picture.clamp(0, 1)
+        results[i] = _degrade_one(picture, recipe, size, _Dice(seed), parts.tell)[0]
+        parts.end_item()
+    return results
+
+
+def _scaled_size(picture: Tensor, scale: int) -> tuple[int, int]:
+    height, width = (max(1, round(side / scale)) for side in picture.shape[-2:])
+    return height, width
 
 
 class _Dice:
@@ -119,43 +151,45 @@ class _Dice:
         return seeded_generator(self.integer((0, 2**32 - 1)), device)
 
 
-def _degrade_one(picture: Tensor, recipe: Degradation, scale: int, dice: _Dice) -> Tensor:
-    """degrade_pixels for a batch of one."""
-    height, width = (max(1, round(side / scale)) for side in picture.shape[-2:])
+def _degrade_one(
+    picture: Tensor, recipe: Degradation, size: tuple[int, int], dice: _Dice, tell: OnBlock
+) -> Tensor:
+    """degrade_pixels for a batch of one, which is changed."""
     *orders, last = recipe.orders
     for order in orders:
-        picture = _blurred(picture, order, dice)
-        picture = _resized(picture, order, dice, *picture.shape[-2:], recipe.antialias)
-        picture = _noisy(picture, order, dice).clamp(0, 1)
-        picture = _compressed(picture, order, dice)
+        picture = _blurred(picture, order, dice, tell)
+        picture = _resized(picture, order, dice, picture.shape[-2:], recipe.antialias, tell)
+        picture = _noisy(picture, order, dice, tell).clamp_(0, 1)
+        picture = _compressed(picture, order, dice, tell)
     if recipe.aging is not None:
-        picture = _aged(picture, recipe.aging, dice)
-    picture = _blurred(picture, last, dice)
-    picture = _resized(picture, last, dice, height, width, recipe.antialias)
-    picture = _noisy(picture, last, dice).clamp(0, 1)
+        picture = _aged(picture, recipe.aging, dice, tell)
+    picture = _blurred(picture, last, dice, tell)
+    picture = _resized(picture, last, dice, size, recipe.antialias, tell)
+    picture = _noisy(picture, last, dice, tell).clamp_(0, 1)
     # One more resize, to the size of the result, with the last sinc before or after the last JPEG:
     # a picture that was compressed and then scaled has no blocks of 8 px any more.
     jpeg_first = dice.chance(recipe.jpeg_first)
     if jpeg_first:
-        picture = _compressed(picture, last, dice)
-    picture = _interpolate(picture, (height, width), dice, recipe.antialias)
+        picture = _compressed(picture, last, dice, tell)
+    picture = _interpolate(picture, size, dice, recipe.antialias, tell)
     if dice.chance(recipe.final_sinc):
         cutoff = dice.uniform((math.pi / 3, math.pi))
-        picture = blur(picture, sinc_kernel(dice.choose([(k, 1) for k in KERNEL_SIDES]), cutoff))
-    picture = picture.clamp(0, 1)
+        kernel = sinc_kernel(dice.choose([(k, 1) for k in KERNEL_SIDES]), cutoff)
+        picture = blur(picture, kernel, tell)
+    picture.clamp_(0, 1)
     if not jpeg_first:
-        picture = _compressed(picture, last, dice)
-    return (picture * 255).round() / 255
+        picture = _compressed(picture, last, dice, tell)
+    return picture.mul_(255).round_().div_(255)
 
 
-def _blurred(picture: Tensor, order: Order, dice: _Dice) -> Tensor:
+def _blurred(picture: Tensor, order: Order, dice: _Dice, tell: OnBlock) -> Tensor:
     """Maybe filtered by a random kernel."""
     if not dice.chance(order.blur):
         return picture
     side = dice.choose([(k, 1) for k in KERNEL_SIDES])
     if dice.chance(order.sinc):
         lowest = math.pi / 3 if side < 13 else math.pi / 5  # as published
-        return blur(picture, sinc_kernel(side, dice.uniform((lowest, math.pi))))
+        return blur(picture, sinc_kernel(side, dice.uniform((lowest, math.pi))), tell)
     kind = dice.choose(order.kernels)
     sigma = (dice.uniform(order.sigma),) * 2
     angle = 0.0
@@ -168,7 +202,7 @@ def _blurred(picture: Tensor, order: Order, dice: _Dice) -> Tensor:
         kernel = gaussian_kernel(side, sigma, angle, _beta(order.beta_generalized, dice))
     else:
         kernel = gaussian_kernel(side, sigma, angle)
-    return blur(picture, kernel)
+    return blur(picture, kernel, tell)
 
 
 def _beta(bounds: Range, dice: _Dice) -> float:
@@ -178,55 +212,74 @@ def _beta(bounds: Range, dice: _Dice) -> float:
 
 
 def _resized(
-    picture: Tensor, order: Order, dice: _Dice, height: int, width: int, antialias: bool
+    picture: Tensor,
+    order: Order,
+    dice: _Dice,
+    whole: tuple[int, int],
+    antialias: bool,
+    tell: OnBlock,
 ) -> Tensor:
-    """Resized to a random share of (height, width)."""
+    """Resized to a random share of a size (height, width)."""
     up, down, keep = order.resize
     bounds = dice.choose(
         [((1.0, order.factor[1]), up), ((order.factor[0], 1.0), down), ((1.0, 1.0), keep)]
     )
     factor = dice.uniform(bounds)
-    size = max(1, round(height * factor)), max(1, round(width * factor))
-    return _interpolate(picture, size, dice, antialias)
+    size = max(1, round(whole[0] * factor)), max(1, round(whole[1] * factor))
+    return _interpolate(picture, size, dice, antialias, tell)
 
 
-def _interpolate(picture: Tensor, size: tuple[int, int], dice: _Dice, antialias: bool) -> Tensor:
+def _interpolate(
+    picture: Tensor, size: tuple[int, int], dice: _Dice, antialias: bool, tell: OnBlock
+) -> Tensor:
     """Resized to the size in a random manner; the picture itself if it has that size."""
     mode = dice.choose([(mode, 1) for mode in RESIZE_MODES])
     if tuple(picture.shape[-2:]) == size:
         return picture
-    if mode == "area":
-        return F.interpolate(picture, size, mode="area")
-    return F.interpolate(picture, size, mode=mode, align_corners=False, antialias=antialias)
+    return resize(picture, size, mode, antialias, tell)
 
 
-def _noisy(picture: Tensor, order: Order, dice: _Dice) -> Tensor:
-    """Maybe with Gaussian or Poisson noise, coloured or grey; not clamped."""
+def _noisy(picture: Tensor, order: Order, dice: _Dice, tell: OnBlock) -> Tensor:
+    """Maybe with Gaussian or Poisson noise, coloured or grey, in place; not clamped."""
     if not dice.chance(order.noise):
         return picture
     gaussian, gray = dice.chance(order.gaussian), dice.chance(order.gray)
     strength = dice.uniform(order.gaussian_sigma if gaussian else order.poisson_scale)
     device = picture.device if picture.device.type == "cuda" else torch.device("cpu")
     generator = dice.generator(device)
-    light = picture.clamp(0, 1)
-    if gray:
-        light = (light * light.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(
-            1, keepdim=True
-        )
-    if gaussian:
-        noise = torch.randn(light.shape, generator=generator, device=device) / 255
-    else:
-        photons = light.to(device) * POISSON_LEVELS
-        noise = (torch.poisson(photons, generator=generator) - photons) / POISSON_LEVELS
-    return picture + strength * noise.to(picture.device)
+    picture = picture.contiguous()
+    # Rows of numbers that share their noise: three channels if it is grey, all in a row if not.
+    planes = picture.view(3, -1) if gray else picture.view(1, -1)
+    weights = picture.new_tensor((0.299, 0.587, 0.114) if gray else (1.0,))[:, None]
+    for part in _drawn_together(planes, device):
+        light = (part.clamp(0, 1) * weights).sum(0)
+        if gaussian:
+            noise = torch.randn(light.shape, generator=generator, device=device) / 255
+        else:
+            photons = light.to(device) * POISSON_LEVELS
+            noise = (torch.poisson(photons, generator=generator) - photons) / POISSON_LEVELS
+        part += strength * noise.to(picture.device)
+        tell()
+    return picture
 
 
-def _compressed(picture: Tensor, order: Order, dice: _Dice) -> Tensor:
+def _drawn_together(planes: Tensor, device: torch.device) -> list[Tensor]:
+    """Views of the planes (n, N) that grain is drawn for in turn; a GPU draws it all at once."""
+    count = planes.shape[1]
+    if device.type == "cuda":
+        return [planes]
+    # Fewer than 16 numbers are drawn in another way, so a short rest goes to the last part.
+    starts = range(0, max(count - 15, 1), DRAWN_AT_ONCE)
+    stops = [*starts[1:], count]
+    return [planes[:, start:stop] for start, stop in zip(starts, stops, strict=True)]
+
+
+def _compressed(picture: Tensor, order: Order, dice: _Dice, tell: OnBlock) -> Tensor:
     """Through JPEG of random quality, if the order has it."""
-    return picture if order.quality is None else jpeg(picture, dice.integer(order.quality))
+    return picture if order.quality is None else jpeg(picture, dice.integer(order.quality), tell)
 
 
-def _aged(picture: Tensor, aging: Aging, dice: _Dice) -> Tensor:
+def _aged(picture: Tensor, aging: Aging, dice: _Dice, tell: OnBlock) -> Tensor:
     """A faded print with scratches and dust; marks grow with the picture, from about a pixel."""
     white, cast = dice.uniform(aging.white), dice.uniform(aging.cast)
     picture = fade(
@@ -234,6 +287,7 @@ def _aged(picture: Tensor, aging: Aging, dice: _Dice) -> Tensor:
         dice.uniform(aging.black),
         (white, white * (1 - cast / 3), white * (1 - cast)),
         dice.uniform(aging.saturation),
+        tell,
     )
     side = min(picture.shape[-2:])
     for _ in range(dice.integer(aging.scratches)):
@@ -247,8 +301,8 @@ def _aged(picture: Tensor, aging: Aging, dice: _Dice) -> Tensor:
             half_width=max(0.5, side * dice.uniform((0.0003, 0.0015))),
             strength=dice.uniform((0.25, 0.9)),
             tone=dice.choose([(0.95, 0.8), (0.1, 0.2)]),
+            on_block=tell,
         )
-    picture = picture.clone()  # specks are painted in place
     for _ in range(dice.integer(aging.specks)):
         radius = max(0.6, side * dice.uniform((0.0006, 0.004)))
         speck(

@@ -1,7 +1,9 @@
 """The operations that degradation.py combines: blur kernels, JPEG, and the aging of prints.
 
 All functions are deterministic: the caller passes every parameter. They work on float32 images
-(1,3,H,W) in [0,1], called `picture`, from 1x1 up, on the CPU and on CUDA.
+(1,3,H,W) in [0,1], called `picture`, from 1x1 up, on the CPU and on CUDA, block by block: beside an
+image and its result they hold a few blocks. `on_block` is called after each block and may raise to
+stop the work.
 
 Source of the kernels: Real-ESRGAN, Wang et al. 2021 (arXiv 2107.10833), section 3, after the
 generalized and plateau-shaped kernels of Liu et al. 2020. torch is enough for them (kornia has
@@ -20,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .blocks import OnBlock, blocks, tell
 from .image import symmetric_index
 
 # Tables K.1 and K.2 of ITU-T T.81 (the JPEG standard), rows in order of vertical frequency
@@ -40,6 +43,8 @@ CHROMA_TABLE = (
     (47, 66, 99, 99, 99, 99, 99, 99),
     *((99,) * 8 for _ in range(4)),
 )
+
+CELL_PX = 16  # of JPEG with halved chroma; divides the side of a block
 
 # BT.601 at full range, as in JFIF: rows Y, Cb, Cr
 RGB_TO_YCC = (
@@ -102,23 +107,32 @@ def sinc_kernel(size: int, cutoff: float) -> Tensor:
     return (kernel / kernel.sum()).float()
 
 
-def blur(picture: Tensor, kernel: Tensor) -> Tensor:
+def blur(picture: Tensor, kernel: Tensor, on_block: OnBlock | None = None) -> Tensor:
     """Each channel filtered by the kernel, symmetric padding, same size."""
     reach = kernel.shape[0] // 2
     height, width = picture.shape[-2:]
-    rows = symmetric_index(-reach, height + reach, height).to(picture.device)
-    columns = symmetric_index(-reach, width + reach, width).to(picture.device)
-    padded = picture[..., rows[:, None], columns]
     channels = picture.shape[1]
     weight = kernel.to(picture).expand(channels, 1, *kernel.shape)
-    return F.conv2d(padded, weight, groups=channels)
+    result = torch.empty_like(picture)
+    for block in blocks(height, width):
+        rows, columns = (
+            symmetric_index(place.start - reach, place.stop + reach, side).to(picture.device)
+            for place, side in zip(block.place, (height, width), strict=True)
+        )
+        padded = picture[..., rows[:, None], columns]
+        result[(..., *block.place)] = F.conv2d(padded, weight, groups=channels)
+        tell(on_block)
+    return result
 
 
-def jpeg(picture: Tensor, quality: int) -> Tensor:
+def jpeg(picture: Tensor, quality: int, on_block: OnBlock | None = None) -> Tensor:
     """A picture after baseline JPEG (4:2:0, standard tables), computed with libjpeg's steps.
 
     The rounding differs from libjpeg: on photographs by 0.05 to 0.7 grey levels on average. JPEG
     itself changes them by 14 (quality 1) to 1.4 (quality 100).
+
+    A cell of 16 px depends only on its direct neighbours, through the interpolated chroma: blocks
+    with a halo of one cell give exactly the result of the whole image.
 
     Args:
         picture: (1,3,H,W) in [0,1].
@@ -127,6 +141,16 @@ def jpeg(picture: Tensor, quality: int) -> Tensor:
     Returns:
         (1,3,H,W) in [0,1], at multiples of 1/255.
     """
+    result = torch.empty_like(picture)
+    for block in blocks(*picture.shape[-2:], halo=CELL_PX):
+        part = _compressed(picture[(..., *block.outer)], quality)
+        result[(..., *block.place)] = part[(..., *block.inner)]
+        tell(on_block)
+    return result
+
+
+def _compressed(picture: Tensor, quality: int) -> Tensor:
+    """Jpeg of one block."""
     height, width = picture.shape[-2:]
     padded = F.pad(picture, (0, -width % 16, 0, -height % 16), mode="replicate")
     rgb = (padded.clamp(0, 1) * 255).round() - 128
@@ -176,7 +200,11 @@ def _quantize_blocks(plane: Tensor, table: Tensor) -> Tensor:
 
 
 def fade(
-    picture: Tensor, black: float, white: tuple[float, float, float], saturation: float
+    picture: Tensor,
+    black: float,
+    white: tuple[float, float, float],
+    saturation: float,
+    on_block: OnBlock | None = None,
 ) -> Tensor:
     """The colours of an aged print: paler, with less contrast and a colour cast.
 
@@ -189,10 +217,15 @@ def fade(
     Returns:
         (1,3,H,W) in [0,1] if black <= white.
     """
-    gray = (picture * picture.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(1, keepdim=True)
-    dull = gray + saturation * (picture - gray)
+    weights = picture.new_tensor((0.299, 0.587, 0.114))[:, None, None]
     top = picture.new_tensor(white)[:, None, None]
-    return black + (top - black) * dull
+    result = torch.empty_like(picture)
+    for block in blocks(*picture.shape[-2:]):
+        part = picture[(..., *block.place)]
+        gray = (part * weights).sum(1, keepdim=True)
+        result[(..., *block.place)] = black + (top - black) * (gray + saturation * (part - gray))
+        tell(on_block)
+    return result
 
 
 def scratch(
@@ -205,6 +238,7 @@ def scratch(
     half_width: float,
     strength: float,
     tone: float,
+    on_block: OnBlock | None = None,
 ) -> Tensor:
     """A scratch: a long, thin, nearly straight line that fades out at both ends.
 
@@ -220,15 +254,21 @@ def scratch(
     """
     height, width = picture.shape[-2:]
     side = min(height, width)
-    y, x = _pixel_grid(height, width, picture.device)
-    y, x = y - through[0] * height, x - through[1] * width
-    along = (math.cos(angle) * y + math.sin(angle) * x) / side
-    across = math.cos(angle) * x - math.sin(angle) * y
+    grid = _pixel_grid(height, width, picture.device)
     amplitude, period, phase = wobble
-    across = across - amplitude * side * torch.sin(2 * math.pi * along / period + phase)
-    ends = ((along - span[0]) * 20).clamp(0, 1) * ((span[1] - along) * 20).clamp(0, 1)
-    alpha = strength * ends * torch.exp(-((across / half_width) ** 2) / 2)
-    return picture + alpha * (tone - picture)
+    result = torch.empty_like(picture)
+    for block in blocks(height, width):
+        y = grid[0][block.place[0]] - through[0] * height
+        x = grid[1][:, block.place[1]] - through[1] * width
+        along = (math.cos(angle) * y + math.sin(angle) * x) / side
+        across = math.cos(angle) * x - math.sin(angle) * y
+        across = across - amplitude * side * torch.sin(2 * math.pi * along / period + phase)
+        ends = ((along - span[0]) * 20).clamp(0, 1) * ((span[1] - along) * 20).clamp(0, 1)
+        alpha = strength * ends * torch.exp(-((across / half_width) ** 2) / 2)
+        part = picture[(..., *block.place)]
+        result[(..., *block.place)] = part + alpha * (tone - part)
+        tell(on_block)
+    return result
 
 
 def speck(

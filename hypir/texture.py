@@ -10,39 +10,25 @@ definition here is this project's own. Legend:
 
 Richness is not clipped where it is computed, only on maps. Sharp photographs of 512 px read about
 0.75 to 0.82, the same ones enlarged 4x 0.05 to 0.3. Noise reads as texture, so the number says
-little about a degraded picture: measure clean ones. Large sums are formed in float64 on the CPU, as
-running sums over a large picture lose too much in float32.
+little about a degraded picture: measure clean ones. Large pictures are taken in blocks, whose sums
+are formed in float64 on the CPU: running sums over a large picture lose too much in float32.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .blocks import Block, OnPart, Parts, blocks
 
 SIGMA_AT_ZERO = 0.005  # sigma of richness 0
 DOUBLINGS = 6  # doublings of sigma from richness 0 to 1
 SIGMA_FLOOR = 1e-6  # a flat picture counts as this: richness -2.05 instead of minus infinity
 WINDOW_PX = 128  # of the map: tells sky from grass in one photo, still 16,384 samples
 
-GAIN_BOUNDS = (0.0, 4.0)  # 4 = two doublings, a third of the whole scale
-MET_WITHIN = 0.005  # a picture this near to the target is returned as it is
-SEARCH_WITHIN = 0.001  # the search ends here
-DETAIL_RADIUS_PX = 3  # wider windows gave wider halos and no more reach, by eye and number
-DETAIL_FLOOR = 1e-4  # variance (0.01 squared) below which the source counts as flat
-
-
-class TextureMatch(NamedTuple):
-    """What match_texture gives."""
-
-    image: Tensor
-    """(B,H,W,C) in [0,1]; the very same tensor as the input when nothing had to change."""
-    richness: Tensor
-    """(B,) float32 on the CPU, measured on `image`."""
-    gain: Tensor
-    """(B,) float32 on the CPU, factor of the restored detail, within GAIN_BOUNDS; 1 = unchanged."""
+WHOLE_PIXELS = 2**21
+"""Batches up to this size are measured in one go, as training does."""
 
 
 def sigma_to_richness(sigma: Tensor) -> Tensor:
@@ -76,12 +62,15 @@ def laplacian_response(plane: Tensor) -> Tensor:
     return (up + down) + (left + right)
 
 
-def measure_richness(image: Tensor, mask: Tensor | None = None) -> Tensor:
+def measure_richness(
+    image: Tensor, mask: Tensor | None = None, on_part: OnPart | None = None
+) -> Tensor:
     """Texture richness of each picture of a batch.
 
     Args:
         image: (B,H,W,C) in [0,1].
         mask: (B or 1,H,W) in [0,1] of the same size: weight of each pixel.
+        on_part: see blocks.OnPart.
 
     Returns:
         (B,) float32, unclipped.
@@ -89,25 +78,69 @@ def measure_richness(image: Tensor, mask: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: if the mask has another size or batch, or leaves nothing of a picture.
     """
-    response = laplacian_response(luma(image))
-    if mask is None:
+    batch, height, width = image.shape[:3]
+    if mask is None and batch * height * width <= WHOLE_PIXELS:
+        response = laplacian_response(luma(image))
         return sigma_to_richness(response.flatten(1).std(dim=1, correction=0))
-    batch, *size = response.shape
-    if mask.ndim != 3 or list(mask.shape[1:]) != size or mask.shape[0] not in (1, batch):
+    if mask is not None and (
+        mask.ndim != 3 or mask.shape[1:] != image.shape[1:3] or mask.shape[0] not in (1, batch)
+    ):
         raise ValueError(
-            f"mask must have the image's batch (or 1), height and width {tuple(response.shape)}, "
+            f"mask must have the image's batch (or 1), height and width {(batch, height, width)}, "
             f"got {tuple(mask.shape)}; resize the mask to the image"
         )
-    weight = mask.to(response).clamp(0, 1).expand_as(response).flatten(1)
-    total = weight.sum(dim=1, keepdim=True)
-    if not (total > 0).all():
-        raise ValueError("mask is empty: no pixel is left to measure; paint at least one pixel")
-    weight, response = weight / total, response.flatten(1)
-    deviation = response - (weight * response).sum(dim=1, keepdim=True)
-    return sigma_to_richness((weight * deviation**2).sum(dim=1).sqrt())
+    masks = None if mask is None else mask.expand(batch, height, width)
+    todo = blocks(height, width, halo=1)
+    parts = Parts(on_part, batch, len(todo))
+    sigmas = []
+    for i in range(batch):
+        sums = Sums()
+        for block in todo:
+            response = inner_part(laplacian_response(luma(image[i][block.outer][None])), block)
+            sums.add(response, None if masks is None else masks[i][block.place][None])
+            parts.tell()
+        if not sums.weight > 0:
+            raise ValueError("mask is empty: no pixel is left to measure; paint at least one pixel")
+        sigmas.append(sums.sigma())
+        parts.end_item()
+    return sigma_to_richness(torch.tensor(sigmas, dtype=torch.float32, device=image.device))
 
 
-def richness_map(image: Tensor, window: int = WINDOW_PX) -> Tensor:
+class Sums:
+    """Sums of numbers and their squares, in float64; their deviation follows."""
+
+    def __init__(self):
+        self.weight = self._first = self._second = 0.0
+
+    def add(self, values: Tensor, weight: Tensor | None = None) -> None:
+        """Count these too, each with a weight that is clamped to [0, 1], or 1."""
+        values = values.cpu().double()
+        if weight is None:
+            self.weight += values.numel()
+            weighted = values
+        else:
+            weight = weight.cpu().double().clamp(0, 1)
+            self.weight += float(weight.sum())
+            weighted = values * weight
+        self._first += float(weighted.sum())
+        self._second += float((weighted * values).sum())
+
+    def sigma(self) -> float:
+        """Their standard deviation."""
+        mean = self._first / self.weight
+        return math.sqrt(max(self._second / self.weight - mean**2, 0.0))
+
+    def richness(self) -> float:
+        """sigma_to_richness of it."""
+        return float(sigma_to_richness(torch.tensor(self.sigma(), dtype=torch.float64)))
+
+
+def inner_part(planes: Tensor, block: Block) -> Tensor:
+    """Of planes (B,h,w) over a block's outer rectangle those of its place."""
+    return planes[:, block.inner[0], block.inner[1]]
+
+
+def richness_map(image: Tensor, window: int = WINDOW_PX, on_part: OnPart | None = None) -> Tensor:
     """Texture richness around each pixel, as a mask.
 
     The standard deviation is taken over a square window centred on the pixel and cut at the border
@@ -116,6 +149,7 @@ def richness_map(image: Tensor, window: int = WINDOW_PX) -> Tensor:
     Args:
         image: (B,H,W,C) in [0,1].
         window: side of the window in pixels, from 1.
+        on_part: see blocks.OnPart.
 
     Returns:
         (B,H,W) float32, clipped to [0,1].
@@ -125,119 +159,34 @@ def richness_map(image: Tensor, window: int = WINDOW_PX) -> Tensor:
     """
     if window < 1:
         raise ValueError(f"window must be at least 1 pixel, got {window}")
-    response = laplacian_response(luma(image)).cpu().double()
-    mean = _box_mean(response, window)
-    variance = (_box_mean(response**2, window) - mean**2).clamp_min(0)
-    return sigma_to_richness(variance.sqrt()).clamp(0, 1).to(image.device, torch.float32)
+    batch, height, width = image.shape[:3]
+    result = torch.empty(batch, height, width, device=image.device)
+    todo = blocks(height, width, halo=window // 2)
+    parts = Parts(on_part, batch, len(todo))
+    for i in range(batch):
+        for block in todo:
+            response = _response(image[i], block.outer).cpu().double()
+            mean = box_mean(response, window)
+            variance = (box_mean(response**2, window) - mean**2).clamp_min(0)
+            values = sigma_to_richness(inner_part(variance, block).sqrt()).clamp(0, 1)
+            result[i][block.place] = values[0].to(image.device, torch.float32)
+            parts.tell()
+        parts.end_item()
+    return result
 
 
-def match_texture(image: Tensor, source: Tensor, richness: float | Sequence[float]) -> TextureMatch:
-    """Scale the restored detail of each picture until its richness is the one asked for.
-
-    Restored detail D is the part of the restored luma that the source cannot explain: what remains
-    after a local linear fit of the restored luma by the source's (guided filter, He et al. 2010,
-    windows of 7 px). Edges that the source already has stay, its noise does not come back when
-    detail is turned down, and a smooth change of tone is no detail. The result is
-
-        clamp(image + (gain - 1) * D, 0, 1)
-
-    with D added alike to red, green and blue, so that colour differences stay. Apart from the
-    clamp, sigma(gain)^2 is a parabola; the gain stays on its rising side and within GAIN_BOUNDS, so
-    that more asked is more given. The clamp is inside the search: the richness reached is that of
-    the result.
-
-    Args:
-        image: restored picture (B,H,W,C) in [0,1]; alpha is kept.
-        source: the enlarged input, (B or 1,H,W,C), of the same size.
-        richness: target, one for all or one per picture.
-
-    Returns:
-        TextureMatch. A picture within 0.005 of its target is returned to the bit, with gain 1; the
-        others end within 0.001 unless the bounds stop them, which the caller sees from `richness`.
-
-    Raises:
-        ValueError: if the source has another size, or a target is not finite or not one per
-            picture.
-    """
-    batch = image.shape[0]
-    given = [richness] * batch if isinstance(richness, int | float) else list(richness)
-    targets = [float(target) for target in given]
-    if len(targets) != batch:
-        raise ValueError(f"{batch} images need {batch} richness targets, got {len(targets)}")
-    for target in targets:
-        if not math.isfinite(target):
-            raise ValueError(f"richness must be a finite number, got {target}")
-    if source.shape[1:3] != image.shape[1:3] or source.shape[0] not in (1, batch):
-        raise ValueError(
-            "source must have the image's batch (or 1), height and width "
-            f"{tuple(image.shape[:3])}, got {tuple(source.shape[:3])}; "
-            "enlarge the source to the restored size first"
-        )
-    sources = source.expand(batch, *source.shape[1:])
-    matches = [_match_one(image[i : i + 1], sources[i : i + 1], targets[i]) for i in range(batch)]
-    reached = torch.cat([match.richness for match in matches])
-    gains = torch.cat([match.gain for match in matches])
-    if bool((gains == 1).all()):
-        return TextureMatch(image, reached, gains)
-    return TextureMatch(torch.cat([match.image for match in matches]), reached, gains)
+def _response(image: Tensor, place: tuple[slice, slice]) -> Tensor:
+    """laplacian_response (1,h,w) of luma over a rectangle of a picture (H,W,C)."""
+    outer, inner = [], []
+    for side, length in zip(place, image.shape[:2], strict=True):
+        first, last = max(side.start - 1, 0), min(side.stop + 1, length)
+        outer.append(slice(first, last))
+        inner.append(slice(side.start - first, side.stop - first))
+    response = laplacian_response(luma(image[tuple(outer)][None]))
+    return response[:, inner[0], inner[1]]
 
 
-def _match_one(image: Tensor, source: Tensor, target: float) -> TextureMatch:
-    """match_texture for a batch of one."""
-
-    def match(result: Tensor, value: float, gain: float) -> TextureMatch:
-        return TextureMatch(result, torch.tensor([value]), torch.tensor([gain]))
-
-    now = float(measure_richness(image))
-    if abs(now - target) <= MET_WITHIN:
-        return match(image, now, 1.0)
-    plane = luma(image)
-    detail = _restored_detail(plane, luma(source))
-    base, slope = laplacian_response(plane - detail), laplacian_response(detail)
-    # sigma(gain)^2 = a + 2 b gain + c gain^2 before the clamp
-    a, c = float(base.var(correction=0)), float(slope.var(correction=0))
-    b = float(((base - base.mean()) * (slope - slope.mean())).mean())
-    if c <= SIGMA_FLOOR**2:
-        return match(image, now, 1.0)  # nothing was restored: no gain changes anything
-
-    def scaled(gain: float) -> tuple[Tensor, float]:
-        colours = (image[..., :3].float() + (gain - 1) * detail[..., None]).clamp(0, 1)
-        result = torch.cat([colours.to(image.dtype), image[..., 3:]], dim=-1)
-        return result, float(measure_richness(result))
-
-    least, most = GAIN_BOUNDS
-    low, high = (1.0, most) if target > now else (min(max(-b / c, least), 1.0), 1.0)
-    bound = high if target > now else low
-    result, value = scaled(bound)
-    if (value - target) * (now - target) >= 0:  # the bound does not reach past the target
-        return match(result, value, bound)
-    variance = float(richness_to_sigma(torch.tensor(target))) ** 2
-    gain = (math.sqrt(max(b * b - c * (a - variance), 0.0)) - b) / c  # right but for the clamp
-    for _ in range(24):
-        if not low < gain < high:
-            gain = (low + high) / 2
-        result, value = scaled(gain)
-        if abs(value - target) <= SEARCH_WITHIN:
-            break
-        low, high = (gain, high) if value < target else (low, gain)
-        gain = (low + high) / 2
-    return match(result, value, gain)
-
-
-def _restored_detail(restored: Tensor, source: Tensor) -> Tensor:
-    """Restored luma minus its guided filtering by the source's luma, both (1,H,W); float32."""
-    guide, plane = source.cpu().double(), restored.cpu().double()
-    window = 2 * DETAIL_RADIUS_PX + 1
-    guide_mean, plane_mean = _box_mean(guide, window), _box_mean(plane, window)
-    covariance = _box_mean(guide * plane, window) - guide_mean * plane_mean
-    variance = (_box_mean(guide**2, window) - guide_mean**2).clamp_min(0)
-    slope = covariance / (variance + DETAIL_FLOOR)
-    offset = plane_mean - slope * guide_mean
-    explained = _box_mean(slope, window) * guide + _box_mean(offset, window)
-    return (plane - explained).to(restored.device, torch.float32)
-
-
-def _box_mean(plane: Tensor, window: int) -> Tensor:
+def box_mean(plane: Tensor, window: int) -> Tensor:
     """Mean over the window around each pixel of (B,H,W), cut at the borders; wants float64."""
     for axis in (1, 2):
         length = plane.shape[axis]

@@ -3,7 +3,8 @@
 from comfy_api.latest import io
 
 from ..hypir.color import METHODS, transfer_color
-from ..hypir.image import alpha_channel, check_image, color_channels
+from ..hypir.image import check_image, color_channels
+from .host.memory import check_cancelled, follow
 from .inputs import CATEGORY
 
 
@@ -52,8 +53,13 @@ class HYPIRMatchColor(io.ComfyNode):
         check_image(reference, "reference")
         if strength == 0:
             return io.NodeOutput(image)
-        result = image.clone() if image.shape[-1] > 1 else color_channels(image).clone()
-        colors = transfer_color(result[..., :3], color_channels(reference), method, strength)
-        result[..., :3] = colors.clamp(0, 1)
-        assert alpha_channel(image) is None or result.shape[-1] == 4
+        given = color_channels(image)
+        result = given.new_empty(*image.shape[:3], max(image.shape[-1], 3))
+        result[..., 3:] = image[..., 3:]
+        colors = result[..., :3]
+        options = {"on_part": follow("match colours"), "out": colors}
+        transfer_color(given, color_channels(reference), method, strength, **options)
+        for item in colors:
+            check_cancelled()
+            item.clamp_(0, 1)
         return io.NodeOutput(result)

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..hypir.degradation import MAX_SCALE, PRESETS, degrade
 from ..hypir.image import check_image, color_channels
+from .host.memory import follow
 from .inputs import CATEGORY, item_seeds, seed_input
 
 
@@ -44,4 +45,5 @@ class HYPIRDegrade(io.ComfyNode):
     def execute(cls, image, preset="medium", scale=4, seed=0) -> io.NodeOutput:
         check_image(image)
         seeds = item_seeds(seed, image.shape[0])
-        return io.NodeOutput(degrade(color_channels(image), preset, scale, seeds))
+        on_part = follow("degrade")
+        return io.NodeOutput(degrade(color_channels(image), preset, scale, seeds, on_part))

@@ -15,6 +15,7 @@ from ..hypir.image import (
 from ..hypir.noise import inject_noise
 from .host import model as _model
 from .host import vae as _vae
+from .host.memory import follow
 from .inputs import (
     CATEGORY,
     item_seeds,
@@ -188,10 +189,10 @@ class HYPIRDecode(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Keeps the input's own detail. 0 keeps all restored detail; 1 takes "
-                    "the reference's detail wherever both have equally much of it, so that shapes "
-                    "stay as in the photo. Blur and noise of the input do not return. Needs a "
-                    "reference.",
+                    tooltip="Keeps the detail of the input. 0 keeps all restored detail. 1 uses "
+                    "the reference's detail wherever both have the same amount of it, so that "
+                    "shapes stay as in the photo. Blur and noise of the input do not return. Needs "
+                    "a reference.",
                 ),
             ],
             outputs=[io.Image.Output(tooltip="The restored image, the same size as the input.")],
@@ -226,9 +227,10 @@ class HYPIRDecode(io.ComfyNode):
         if reference is not None:
             device, source = _vae.compute_device(vae), color_channels(reference)
             if color_fix != "none" and color_strength > 0:
-                transfer_color_(image, source, color_fix, color_strength, device)
+                on_part = follow("match colours")
+                transfer_color_(image, source, color_fix, color_strength, device, on_part)
             if fidelity > 0:
-                keep_detail_(image, source, fidelity, device)
+                keep_detail_(image, source, fidelity, device, follow("keep detail"))
         image.clamp_(0, 1)
         alpha = None if reference is None else alpha_channel(reference)
         if alpha is not None:

@@ -5,13 +5,19 @@ import logging
 from comfy_api.latest import io, ui
 
 from ..hypir.image import check_image, color_channels
-from ..hypir.texture import match_texture, measure_richness, richness_map
+from ..hypir.texture import measure_richness, richness_map
+from ..hypir.texture_match import match_texture
+from .host.memory import check_cancelled, follow
 from .inputs import CATEGORY
 
 log = logging.getLogger(__name__)
 
 REACHED_WITHIN = 0.02
 """Largest deviation from the target that Match Texture does not report."""
+
+
+SHOWN_PX = 1024
+"""Longest side of the map on the node."""
 
 
 class HYPIRMeasureTexture(io.ComfyNode):
@@ -53,9 +59,14 @@ class HYPIRMeasureTexture(io.ComfyNode):
     def execute(cls, image, mask=None) -> io.NodeOutput:
         check_image(image)
         image = color_channels(image)
-        richness = measure_richness(image, mask)
-        map_ = richness_map(image)
-        shown = ui.PreviewMask(map_, cls=cls)
+        richness = measure_richness(image, mask, follow("measure texture"))
+        map_ = richness_map(image, on_part=follow("map texture"))
+        # One by one and small: cancel ends it between two, and nobody sees more on a node.
+        stride = -(-max(map_.shape[1:]) // SHOWN_PX)
+        shown = ui.PreviewMask(map_[:1, ::stride, ::stride], cls=cls)
+        for item in map_[1:, ::stride, ::stride]:
+            check_cancelled()
+            shown.values += ui.PreviewMask(item, cls=cls).values
         return io.NodeOutput(float(richness.mean()), map_, ui=shown)
 
 
@@ -94,7 +105,7 @@ class HYPIRMatchTexture(io.ComfyNode):
     def execute(cls, image, source, richness=0.6) -> io.NodeOutput:
         check_image(image)
         check_image(source, "source")
-        match = match_texture(image, color_channels(source), richness)
+        match = match_texture(image, color_channels(source), richness, follow("match texture"))
         for i, (reached, gain) in enumerate(
             zip(match.richness.tolist(), match.gain.tolist(), strict=True)
         ):

@@ -8,6 +8,7 @@ from torch import Tensor
 from ...hypir.image import check_image, color_channels
 from ...hypir.texture import embed_richness, measure_richness
 from .conditions import TEXTURE_MAP
+from .memory import follow
 from .model import Settings, settings_of, text_widths
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def _richness(choice: str, texture: dict) -> tuple[Tensor, Tensor | None]:
     if choice == "match":
         image = texture["image"]
         check_image(image)
-        measured = measure_richness(color_channels(image)).cpu()
+        measured = measure_richness(color_channels(image), on_part=follow("measure texture")).cpu()
         log.info(
             "HYPIR: texture richness of the example: %s", [round(r, 3) for r in measured.tolist()]
         )

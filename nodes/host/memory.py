@@ -145,6 +145,27 @@ class Progress:
         show_progress_text(self._stage, done, total)
 
 
+def follow(stage: str) -> Callable[[int, int], None]:
+    """What a loop without tiles calls after each part, with parts done and parts in all.
+
+    Shows percents on the node, and ends the run there if the user pressed cancel.
+    """
+    bar = None
+    shown = 0
+
+    def on_part(done: int, total: int) -> None:
+        nonlocal bar, shown
+        check_cancelled()
+        percent = 100 * done // total
+        if bar is None:
+            bar = Progress(stage, 100)
+        if percent > shown:  # a page wants no message for every part of a long clip
+            shown = percent
+            bar.update(percent, 100)
+
+    return on_part
+
+
 def describe_plan(stage: str, plan: TilePlan, height: int, width: int) -> None:
     """Write one line per stage to the log."""
     log.info("HYPIR %s: %dx%d px in %s", stage, width, height, plan.describe())

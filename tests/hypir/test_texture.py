@@ -7,17 +7,16 @@ import torch
 from torch.testing import assert_close
 
 from hypir.texture import (
-    GAIN_BOUNDS,
     check_texture_mlp,
     embed_richness,
     init_texture_mlp,
     laplacian_response,
-    match_texture,
     measure_richness,
     richness_map,
     richness_to_sigma,
     sigma_to_richness,
 )
+from hypir.texture_match import GAIN_BOUNDS, match_texture
 
 
 def random_image(*shape: int, seed: int = 0) -> torch.Tensor:
