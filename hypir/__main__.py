@@ -62,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"hypir: {error}", file=sys.stderr)  # noqa: T201 - a command talks to its user
         return 1
+    except KeyboardInterrupt as error:
+        print(f"hypir: {str(error) or 'stopped'}", file=sys.stderr)  # noqa: T201
+        return getattr(error, "code", 130)  # as shells have it for SIGINT
     return 0
 
 

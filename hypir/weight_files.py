@@ -85,7 +85,10 @@ def write_tensors(
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r}; create it first")
     partial = path.with_name(path.name + ".partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # what umask gives; the library makes files private
         save_file({k: v.contiguous() for k, v in tensors.items()}, partial, dict(metadata))
+        os.chmod(partial, mode)
         os.replace(partial, path)
     except SafetensorError as error:
         raise OSError(f"{path.name} could not be written: {error}; free some disk space") from error

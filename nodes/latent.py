@@ -1,5 +1,7 @@
 """Image to latent, noise into the latent, latent to image."""
 
+import logging
+
 from comfy_api.latest import io
 
 from ..hypir.color import METHODS, transfer_color_
@@ -9,6 +11,7 @@ from ..hypir.image import (
     check_image,
     color_channels,
     latent_size,
+    padded_size,
     repeat_items,
     resize,
 )
@@ -24,9 +27,9 @@ from .inputs import (
     tile_cells,
     tile_inputs,
 )
+from .sizes import is_moved, true_size, with_size
 
-SIZE_KEY = "hypir_size"
-"""Key of a LATENT: (height, width) of the picture in it and (h, w) of the latent it belongs to."""
+log = logging.getLogger(__name__)
 
 
 class HYPIREncode(io.ComfyNode):
@@ -69,8 +72,7 @@ class HYPIREncode(io.ComfyNode):
         check_image(image)
         seeds = item_seeds(seed, image.shape[0]) if posterior == "sample" else None
         latent = _vae.encode(vae, image, **tile_cells(tile_size, overlap), sample_seeds=seeds)
-        size = tuple(image.shape[1:3])
-        return io.NodeOutput({"samples": latent, SIZE_KEY: (size, latent_size(*size))})
+        return io.NodeOutput(with_size({}, latent, tuple(image.shape[1:3])))
 
 
 class HYPIRInjectNoise(io.ComfyNode):
@@ -137,10 +139,11 @@ class HYPIRInjectNoise(io.ComfyNode):
             if mask is not None and mask.shape[0] > 1:
                 mask = mask.repeat(variants, 1, 1)
         size = true_size(samples)
+        if mask is not None and not bool(mask.any()):
+            log.warning("HYPIR Inject Noise: the mask is empty, no noise is added")
         # The strength counts in the model's units: the host's LATENT is larger by 1 / scale.
         noisy = inject_noise(latent, strength / prior.latent_scale, seeds, mask, size=size)
-        out["samples"] = noisy
-        return io.NodeOutput(out)
+        return io.NodeOutput(with_size(out, noisy, size))
 
 
 class HYPIRDecode(io.ComfyNode):
@@ -223,6 +226,7 @@ class HYPIRDecode(io.ComfyNode):
             cells = tuple(latent.shape[-2:])
             if size is None and latent_size(*reference.shape[1:3]) == cells:
                 size = tuple(reference.shape[1:3])
+                _check_place(samples, size)
         image = _vae.decode(vae, latent, size, **tile_cells(tile_size, overlap))
         if reference is not None:
             device, source = _vae.compute_device(vae), color_channels(reference)
@@ -238,18 +242,17 @@ class HYPIRDecode(io.ComfyNode):
         return io.NodeOutput(image)
 
 
+def _check_place(samples: dict, size: tuple[int, int]) -> None:
+    """Raises ValueError where the reference's size would cut a picture that lies elsewhere."""
+    if size != padded_size(*size) and is_moved(samples):
+        raise ValueError(
+            f"a node moved the picture in the latent (flip, rotate, shift), so the {size[1]}x"
+            f"{size[0]} px of the reference no longer lie top left in it; move the image before "
+            f"HYPIR Encode, or the decoded one, instead"
+        )
+
+
 def _with_alpha(image, alpha):
     from torch import cat
 
     return cat([image, resize(alpha, *image.shape[1:3]).to(image)], dim=-1)
-
-
-def true_size(samples: dict) -> tuple[int, int] | None:
-    """Size of the picture in a LATENT, if it is known and the latent still has its shape.
-
-    Nodes that crop, flip or enlarge a latent carry the key along, but not its meaning.
-    """
-    if SIZE_KEY not in samples:
-        return None
-    size, cells = samples[SIZE_KEY]
-    return tuple(size) if tuple(samples["samples"].shape[-2:]) == tuple(cells) else None

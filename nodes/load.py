@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io
 
+from .host import encoder as _encoder
 from .host import files
 from .host import model as _model
-from .host import vae as _vae
 from .inputs import CATEGORY
 
 
@@ -44,6 +44,10 @@ class HYPIRLoadLora(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, lora_name=None, **_) -> str | float:
+        return files.fingerprint("loras", lora_name)
+
+    @classmethod
     def execute(cls, model, lora_name: str, strength: float) -> io.NodeOutput:
         path = files.path_of("loras", lora_name)
         return io.NodeOutput(_model.load_lora(model, path, lora_name, strength))
@@ -74,6 +78,10 @@ class HYPIRLoadEncoder(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, encoder_name=None, **_) -> str | float:
+        return files.fingerprint("vae", encoder_name)
+
+    @classmethod
     def execute(cls, vae, encoder_name: str) -> io.NodeOutput:
         path = files.path_of("vae", encoder_name)
-        return io.NodeOutput(_vae.load_encoder(vae, path, encoder_name))
+        return io.NodeOutput(_encoder.load_encoder(vae, path, encoder_name))

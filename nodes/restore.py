@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from .host import conditioning, step
 from .inputs import CATEGORY, tile_batch_input, tile_cells, tile_inputs, timestep_inputs
-from .latent import true_size
+from .sizes import true_size, with_size
 
 
 class HYPIRRestore(io.ComfyNode):
@@ -44,18 +44,19 @@ class HYPIRRestore(io.ComfyNode):
         overlap=-1,
         tile_batch=0,
     ) -> io.NodeOutput:
+        size = true_size(samples)
         restored = step.restore(
             model,
             positive,
             samples["samples"],
-            true_size(samples),
+            size,
             samples.get("noise_mask"),
             timestep=timestep,
             coefficient_timestep=coefficient_timestep,
             tile_batch=tile_batch,
             **tile_cells(tile_size, overlap),
         )
-        return io.NodeOutput({**samples, "samples": restored})
+        return io.NodeOutput(with_size(samples, restored, size))
 
 
 class HYPIRSampler(io.ComfyNode):

@@ -115,12 +115,14 @@ class AdversarialStage:
         """Pixels of clean latents."""
         return decode(self._vae, self.prior, x0).float()
 
-    def export(self, folder: Path) -> list[Path]:
+    def export(self, folder: Path, precision: str = "") -> list[Path]:
         """The averaged LoRA and richness token."""
         path = folder / LORA_FILE.format(name=self._recipe.name)
         averages = whole(self.ema.shadow)
         if self._accelerator.is_main_process:
-            export_generator(self.generator, path, averages, DTYPES[self._recipe.saving.export])
+            export_generator(
+                self.generator, path, averages, DTYPES[precision or self._recipe.saving.export]
+            )
         return [path]
 
     def _generator_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Round | None]:

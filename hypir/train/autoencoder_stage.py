@@ -145,9 +145,9 @@ class AutoencoderStage:
         with self._accelerator.autocast(), self.ema.applied():
             return self.decoder(self._encoder(batch.target)).float()
 
-    def export(self, folder: Path) -> list[Path]:
+    def export(self, folder: Path, precision: str = "") -> list[Path]:
         """The averaged autoencoder, as the host loads it."""
-        path, dtype = folder / AUTOENCODER_FILE, DTYPES[self._recipe.saving.export]
+        path, dtype = folder / AUTOENCODER_FILE, DTYPES[precision or self._recipe.saving.export]
         with self.ema.applied():
             state = whole(self._base.vae.state_dict())
             # Written in here: afterwards the same memory holds the last step's weights again.

@@ -11,7 +11,7 @@ from pathlib import Path
 from hypir.blend import blend
 from hypir.weights import read_weights, save_weights
 
-from .files import WRITES
+from .files import WRITES, unrounded
 from .recipe import Blend, Recipe, Step
 
 TAKES = {
@@ -97,7 +97,7 @@ def collect(recipe: Recipe) -> None:
 
 
 def _resolved(recipe: Recipe, step: Step, files: Mapping[str, Path], repeat: int) -> Recipe:
-    taken = {WRITES[stage][0]: str(file) for stage, file in files.items()}
+    taken = {WRITES[stage][0]: str(unrounded(file)) for stage, file in files.items()}
     try:
         return recipe.changed(
             **{**taken, **step.changes},

@@ -100,9 +100,9 @@ class DiffusionStage:
             velocity = self.flow(x_t, s, condition.tokens, condition.pooled).float()
             return decode(self._vae, prior, FLOW.x0(x_t, velocity, level)).float()
 
-    def export(self, folder: Path) -> list[Path]:
+    def export(self, folder: Path, precision: str = "") -> list[Path]:
         """The averaged network under diffusers' names, which the host recognises."""
-        path, dtype = folder / PRIOR_FILE, DTYPES[self._recipe.saving.export]
+        path, dtype = folder / PRIOR_FILE, DTYPES[precision or self._recipe.saving.export]
         with self.ema.applied():
             state = whole(self.flow.network.state_dict())
             # Copied in this block: afterwards the same memory contains the last step's weights

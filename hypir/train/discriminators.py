@@ -10,6 +10,7 @@ recipe, where no pretrained network is at hand, and sees pixels at their full si
 """
 
 import copy
+import logging
 from pathlib import Path
 
 import torch
@@ -20,11 +21,15 @@ from torch.nn.utils.parametrizations import spectral_norm
 from .adversary import TIMM_MODELS, Adversary
 from .architectures import ARCHITECTURES, Condition
 from .generator import call_network
+from .heads import MapHead, VectorHead, load_heads
 from .models import Base, load_network
 
-HEAD_WIDTH = 512  # as published
+log = logging.getLogger(__name__)
+
 PATCH_LAYERS = ((32, 1), (64, 2), (96, 2), (96, 1), (1, 1))
 """Channels and strides of PatchDiscriminator; the sides of its kernels are 3 and 4 px."""
+JUDGED_SCALES = (4, 8, 16)
+"""Of a backbone's maps, as published: 384, 768 and 1536 channels of ConvNeXt-XXL."""
 UNET_TIMESTEPS = (20, 400)
 """Noise levels at which the diffusion network looks; higher ones hide texture."""
 
@@ -62,41 +67,6 @@ class Discriminator(nn.Module):
         return [head(f.float()) for head, f in zip(self.heads, features, strict=True)]
 
 
-class MapHead(nn.Module):
-    """Logits for every place of a feature map."""
-
-    def __init__(self, width: int, stride: int):
-        super().__init__()
-        self.stride = stride
-        self.inner = spectral_norm(nn.Conv2d(width, HEAD_WIDTH, 3, stride, 1))
-        self.outer = spectral_norm(nn.Conv2d(HEAD_WIDTH, 1, 1, stride))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, width, h, w) to (B, 1, h', w'); strides are preceded by a blur (Zhang 2019)."""
-        x = F.leaky_relu(self.inner(self._blur(x)), 0.2)
-        return self.outer(self._blur(x))
-
-    def _blur(self, x: Tensor) -> Tensor:
-        if self.stride == 1:
-            return x
-        row = x.new_tensor((1.0, 2.0, 1.0)) / 4
-        kernel = torch.outer(row, row).expand(x.shape[1], 1, 3, 3)
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=x.shape[1])
-
-
-class VectorHead(nn.Module):
-    """One logit for a pooled embedding."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.inner = spectral_norm(nn.Linear(width, HEAD_WIDTH))
-        self.outer = spectral_norm(nn.Linear(HEAD_WIDTH, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, width) to (B, 1)."""
-        return self.outer(F.leaky_relu(self.inner(x), 0.2))
-
-
 class PatchDiscriminator(nn.Module):
     """Logits for every 4x4 px, each from the 28x28 px around it; all of it is trained."""
 
@@ -123,30 +93,54 @@ class ImageBackbone(nn.Module):
 
     sees_latents = False
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, embedding: bool = False):
+        """`embedding`: its last layer projects to an embedding and does not name classes."""
         super().__init__()
-        self.model = model
+        self.model, self._embedding = model, embedding
         config = model.pretrained_cfg
         self.register_buffer("mean", torch.tensor(config["mean"]).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(config["std"]).reshape(1, 3, 1, 1))
-        depth = len(model.feature_info)
-        self.transformer = hasattr(model, "blocks")
-        # ConvNeXt: the stages but the first, as published; transformers: four blocks, evenly.
-        self.levels = (
-            sorted({round((i + 1) * depth / 4) - 1 for i in range(4)} - {-1})
-            if self.transformer
-            else list(range(1, depth))
-        )
-        self.stride = 1 if self.transformer else 2
-        self.pooled = getattr(model, "num_classes", 0) > 0
+        self.levels = levels_of(model)
+        self.names = tuple(model.feature_info[i]["module"] for i in self.levels)
+        # What keeps one size of map throughout is a transformer of one stage.
+        self._columnar = _is_columnar(model)
+        self.stride = 1 if self._columnar else 2
+        self.pooled = model.num_classes > 0
 
     def forward(self, x: Tensor, seeds: list[int]) -> list[Tensor]:
-        """Feature maps of the levels, and the pooled embedding where the model has one."""
+        """Feature maps of the levels, and the pooled vector where the model has a head."""
         x = ((x + 1) / 2 - self.mean) / self.std
         last, maps = self.model.forward_intermediates(
-            x, indices=self.levels, norm=self.transformer, output_fmt="NCHW"
+            x, indices=self.levels, norm=self._columnar, output_fmt="NCHW"
         )
-        return [*maps, self.model.forward_head(last)] if self.pooled else maps
+        if not self.pooled:
+            return maps
+        return [*maps, self.model.forward_head(last, pre_logits=not self._embedding)]
+
+
+def levels_of(model: nn.Module) -> list[int]:
+    """Which entries of a timm model's feature_info are judged.
+
+    Of a pyramid (ConvNeXt, EfficientNet, ResNet, Swin ...) its maps at JUDGED_SCALES: for ConvNeXt
+    stages.0 to stages.2, as published. Of a transformer of one scale four blocks, evenly.
+
+    Raises:
+        ValueError: if a pyramid lacks one of these scales.
+    """
+    scales = [entry["reduction"] for entry in model.feature_info]
+    if not _is_columnar(model):
+        if not set(JUDGED_SCALES) <= set(scales):
+            raise ValueError(
+                f"a backbone must have maps at 1/4, 1/8 and 1/16 of the picture; "
+                f"{type(model).__name__} has them at {', '.join(f'1/{s}' for s in scales)}: choose "
+                f"another --discriminator-model"
+            )
+        return [scales.index(scale) for scale in JUDGED_SCALES]
+    return sorted({round((i + 1) * len(scales) / 4) - 1 for i in range(4)} - {-1})
+
+
+def _is_columnar(model: nn.Module) -> bool:
+    return len({entry["reduction"] for entry in model.feature_info}) == 1
 
 
 class DiffusionBackbone(nn.Module):
@@ -206,31 +200,69 @@ def make_discriminator(
             load_network(backbone.network, Path(asked.discriminator_weights))
         example = torch.zeros(1, base.prior.latent_channels, 8, 8)
     else:
-        backbone = ImageBackbone(load_backbone(asked))
+        backbone = ImageBackbone(load_backbone(asked), gives_embedding(asked))
+        log.info("the discriminator judges %s", ", ".join(backbone.names))
         example = torch.zeros(1, 3, 64, 64)
-    return Discriminator(backbone, example, seed)
+    discriminator = Discriminator(backbone, example, seed)
+    if asked.discriminator_file:
+        load_heads(discriminator.heads, Path(asked.discriminator_file))
+    return discriminator
 
 
 def load_backbone(asked: Adversary) -> nn.Module:
     """The image model that a recipe names, by timm.
 
     Raises:
+        FileNotFoundError: if there is no file of its weights under the name that is given.
         ValueError: naming what to download if it cannot be had.
     """
     import timm
 
-    name = asked.discriminator_model or TIMM_MODELS[asked.discriminator]
-    overlay = {"file": asked.discriminator_weights} if asked.discriminator_weights else None
-    sizes = {} if asked.discriminator == "convnext" else {"dynamic_img_size": True}
-    sizes |= {} if asked.discriminator == "convnext" else {"dynamic_img_pad": True}
-    try:
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **sizes)
-    except Exception as error:  # the hub, the network and the file each raise their own
+    name, file = backbone_name(asked), asked.discriminator_weights
+    if file and not Path(file).is_file():
+        raise FileNotFoundError(f"there is no discriminator_weights at {file!r}; check the name")
+    if not timm.is_model(name):
         raise ValueError(
-            f"the discriminator's backbone {name!r} cannot be loaded ({error}); download it where "
-            f"there is a network (timm.create_model({name!r}, pretrained=True)), or give its file "
-            f"as --discriminator-weights, or choose --discriminator unet or patch, which need none"
+            f"timm knows no model {name!r}; give another --discriminator-model (timm.list_models() "
+            f"names them)"
+        )
+    overlay = {"file": file} if file else None
+    try:
+        return timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay=overlay, **_any_size(name)
+        )
+    except Exception as error:  # the hub, the network and the file each raise their own
+        where = f"the file {file!r} does not hold its weights under timm's names" if file else ""
+        raise ValueError(
+            f"the discriminator's backbone {name!r} cannot be loaded "
+            f"({where or _first_line(error)}); download it where there is a network "
+            f"(timm.create_model({name!r}, pretrained=True)), or give its file as "
+            f"--discriminator-weights, or choose --discriminator unet or patch, which need none"
         ) from error
+
+
+def backbone_name(asked: Adversary) -> str:
+    """Timm's name of the image model that a recipe asks for."""
+    return asked.discriminator_model or TIMM_MODELS[asked.discriminator]
+
+
+def gives_embedding(asked: Adversary) -> bool:
+    """Whether the backbone's last layer is CLIP's projection, and not one for classes."""
+    return asked.discriminator == "clip" or ".clip_" in backbone_name(asked)
+
+
+def _any_size(name: str) -> dict[str, bool]:
+    """Options without which timm's plain transformers take one size of picture only."""
+    import timm
+
+    architecture = name.partition(".")[0]
+    if timm.models.is_model_in_modules(architecture, {"vision_transformer", "eva", "deit", "beit"}):
+        return {"dynamic_img_size": True, "dynamic_img_pad": True}
+    return {}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -95,10 +95,10 @@ class EncoderStage:
         with self._accelerator.autocast(), self.ema.applied():
             return decode(self._vae, self.prior, self.encoder(batch.degraded)).float()
 
-    def export(self, folder: Path) -> list[Path]:
+    def export(self, folder: Path, precision: str = "") -> list[Path]:
         """The averaged encoder, with the fingerprint of its decoder."""
         path = folder / ENCODER_FILE.format(name=self._recipe.name)
-        dtype = DTYPES[self._recipe.saving.export]
+        dtype = DTYPES[precision or self._recipe.saving.export]
         with self.ema.applied():
             state = whole(self.encoder.state_for(self._vae))
             encoder = ("encoder.", "quant_conv.")

@@ -1,49 +1,47 @@
-"""Batches of clean and degraded pictures, as a pure function of the place in the run.
+"""Batches of clean and degraded images, as a pure function of the position in the run.
 
-The pool is that of Real-ESRGAN (Wang et al. 2021, released code): degraded pairs wait, a batch
-takes random ones and fresh ones take their places, so that neighbours in the data (crops of one
-canvas, rows of one shard) come apart. With `pool_uses` a pair is used several times. A run that
-resumes computes which numbers lie in its pool and makes them again, to the same bits.
+The pool is that of Real-ESRGAN (Wang et al. 2021, released code): a batch takes random degraded
+pairs from the pool and new ones replace them, which separates neighbours in the data (crops of one
+canvas, rows of one shard). With `pool_uses` a pair is used several times. A resumed run computes
+which numbers are in its pool and makes them again, bit for bit.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hypir.texture import measure_richness
 
-from .data import Mixture, derive_seed
+from .data import Mixture
 from .degrading import Degradation, Pair, degraded_pair, enlarge, sharpen
+from .order import BLOCK, Order, fresh_per_batch, pool_at, pool_seed, slots_at
 from .recipe import Recipe
+from .stopping import leave_signals_to_the_main_process
 
 log = logging.getLogger(__name__)
-
-BLOCK = 12
-"""Numbers that one process takes in a row: the crops of one canvas of dead leaves."""
 
 
 @dataclass
 class Batch:
-    """Some pictures on the training device."""
+    """A batch on the training device."""
 
     target: Tensor
-    """Clean pixels (B, 3, H, W) in [-1, 1], what the result is compared with."""
+    """Clean pixels (B, 3, H, W) in [-1, 1], the target."""
     degraded: Tensor
     """Degraded pixels, enlarged to the target's size, in [-1, 1]."""
     captions: list[str]
     numbers: list[int]
-    """Of the pictures in the run: seeds follow from them."""
+    """Numbers of the images in the run, which determine seeds."""
     richness: Tensor
     """Texture richness of the target (B,)."""
 
 
 class _Crops(Dataset):
-    """Crops by number, degraded as well where that happens in the reading processes."""
+    """Crops by number, also degraded if the reading processes do that."""
 
     def __init__(self, mixture: Mixture, degradation: Degradation | None, seed: int):
         self._mixture, self._degradation, self._seed = mixture, degradation, seed
@@ -60,30 +58,26 @@ class _Crops(Dataset):
 
 
 class _Numbers(Sampler):
-    """Groups of numbers, first those of the pool, then fresh ones without end."""
+    """Groups of numbers: first those of the pool, then an endless series of new ones."""
 
-    def __init__(self, pool: list[int], fresh: int, rank: int, world: int):
-        self._pool, self._fresh, self._rank, self._world = pool, fresh, rank, world
+    def __init__(self, pool: list[int], fresh: int, rank: int, order: Order):
+        self._pool, self._fresh, self._rank, self._order = pool, fresh, rank, order
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         for start in range(0, len(self._pool), BLOCK):
-            group = self._pool[start : start + BLOCK]
-            yield tuple(global_number(k, self._rank, self._world) for k in group)
+            yield self._numbers(self._pool[start : start + BLOCK])
         k = self._fresh
         while True:
-            stop = (k // BLOCK + 1) * BLOCK
-            yield tuple(global_number(n, self._rank, self._world) for n in range(k, stop))
-            k = stop
+            group = self._order.group(k, self._rank)
+            yield self._numbers(group)
+            k = group.stop
 
-
-def global_number(k: int, rank: int, world: int) -> int:
-    """Number in the run of the k-th picture of a process: blocks go round among the processes."""
-    block, rest = divmod(k, BLOCK)
-    return (block * world + rank) * BLOCK + rest
+    def _numbers(self, picks: Iterable[int]) -> tuple[int, ...]:
+        return tuple(self._order.number(k, self._rank) for k in picks)
 
 
 class Feed:
-    """Batches of one process, from any place of the run on."""
+    """Batches of one process, starting at any position in the run."""
 
     def __init__(
         self,
@@ -91,33 +85,31 @@ class Feed:
         device: torch.device,
         position: int = 0,
         rank: int = 0,
-        world: int = 1,
+        order: Order | None = None,
         label: str = "",
         degrade: bool = True,
     ):
-        """`position`: batches that were taken before; `label`: own numbers for every stage.
+        """`position`: batches that were taken before, since the order is what it is.
 
-        Without `degrade` the degraded side is the clean one.
+        `label`: own numbers for every stage. Without `degrade` the degraded image is the clean one.
         """
         self._recipe, self._device, self._position = recipe, device, position
         self._asked = asked = recipe.data
-        self._seed = derive_seed(recipe.seed, f"pool of {label}", rank)
-        self._fresh = asked.batch // asked.pool_uses if asked.pool else asked.batch
+        self._seed = pool_seed(recipe.seed, label, rank)
+        self._fresh = fresh_per_batch(asked)
         self.unreadable: dict[str, str] = {}
         self.mixture = Mixture(asked, recipe.seed)
-        slots = list(range(asked.pool))
-        for step in range(position if asked.pool else 0):
-            for j, slot in enumerate(self._slots(step)[: self._fresh]):
-                slots[slot] = asked.pool + step * self._fresh + j
+        slots = pool_at(asked, self._seed, position)
         self._late_degrade = degrade and device.type == "cuda"
         first_fresh = asked.pool + position * self._fresh
         within = recipe.degradation if degrade and not self._late_degrade else None
         loader = DataLoader(
             _Crops(self.mixture, within, recipe.seed),
             batch_size=None,
-            sampler=_Numbers(slots, first_fresh, rank, world),
+            sampler=_Numbers(slots, first_fresh, rank, order or Order(1)),
             num_workers=asked.workers,
             collate_fn=_keep,
+            worker_init_fn=leave_signals_to_the_main_process,
         )
         self._stream = self._pairs(loader)
         self._pool = [next(self._stream) for _ in slots]
@@ -127,17 +119,12 @@ class Feed:
         if not self._asked.pool:
             pairs = [next(self._stream) for _ in range(self._asked.batch)]
         else:
-            slots = self._slots(self._position)
+            slots = slots_at(self._asked, self._seed, self._position)
             pairs = [self._pool[slot] for slot in slots]
             for slot in slots[: self._fresh]:
                 self._pool[slot] = next(self._stream)
         self._position += 1
         return self._batch(pairs)
-
-    def _slots(self, step: int) -> list[int]:
-        """Places of the pool that batch `step` takes."""
-        rng = np.random.default_rng([self._seed, step])
-        return rng.choice(self._asked.pool, self._asked.batch, replace=False).tolist()
 
     def _pairs(self, loader: DataLoader) -> Iterator[Pair]:
         for group in loader:
@@ -157,7 +144,7 @@ class Feed:
         if name not in self.unreadable:
             self.unreadable[name] = why
             count = len(self.unreadable)
-            log.warning("%s; left out, %d so far", why, count)
+            log.warning("%s; skipped, %d so far", why, count)
 
     def _batch(self, pairs: list[Pair]) -> Batch:
         clean = torch.stack([p.clean for p in pairs]).to(self._device).float() / 255

@@ -6,7 +6,9 @@ all that a checkpoint needs, and a resumed run repeats the uninterrupted one to 
 the same number of processes. accelerate is the engine: devices, precision, processes.
 """
 
+import logging
 import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,21 +21,18 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from .checkpoints import Checkpoints
 from .data import derive_seed
 from .feed import Batch, Feed
-from .recipe import FORMAT, Recipe, check_format, defaults
+from .files import UNROUNDED
+from .order import Order, pool_seed
+from .recipe import FORMAT, Recipe
+from .resuming import differences, refuse
 from .schedule import batches_before, batches_per_step, phase_at
 from .sharding import load_optimizer, part_like, whole
+from .stopping import REQUESTS, Stopped
 
-MAY_CHANGE = {"out", "data", "workers", "keep", "checkpoint_every", "log_every", "stages"}
-MAY_CHANGE |= {"validate", "validate_every", "validate_count", "probe_every", "base", "variant"}
-MAY_CHANGE |= {"autoencoder", "diffusion", "encoder", "adversarial", "export", "lpips_backbone"}
-MAY_CHANGE |= {
-    "discriminator_weights",
-    "autoencoder_file",
-    "prior_file",
-    "encoder_file",
-    "lora_file",
-}
-"""Fields of a recipe that a resumed run may have otherwise; phases may grow."""
+log = logging.getLogger(__name__)
+
+AGREED = ("asked to stop", "asked to save")
+"""What `settle` adds to the losses of a step: shares of the processes that are asked to."""
 
 
 class Ema:
@@ -83,8 +82,11 @@ class Stage(Protocol):
     def result(self, batch: Batch) -> Tensor:
         """Pixels that the averaged weights make of a batch."""
 
-    def export(self, folder: Path) -> list[Path]:
-        """Write what the nodes load; called by every process, the main one writes."""
+    def export(self, folder: Path, precision: str = "") -> list[Path]:
+        """Write what the nodes load; called by every process, the main one writes.
+
+        `precision`: fp32, fp16 or bf16; that of the recipe by default.
+        """
 
 
 class Watcher(Protocol):
@@ -108,26 +110,29 @@ def run_stage(stage: Stage, recipe: Recipe, accelerator, watch: Watcher | None =
 
     Raises:
         FloatingPointError: naming step and loss, if one is not finite.
+        Stopped: if a signal asked for it, behind the checkpoint of its last step.
     """
     phases = recipe.phases(stage.name)
     total = sum(phase.steps for phase in phases)
     folder = Path(recipe.out) / "checkpoints" / stage.name
     checkpoints = Checkpoints(folder, recipe.saving.keep)
-    start = _resume(stage, recipe, checkpoints, accelerator)
+    start, order = _resume(stage, recipe, checkpoints, accelerator)
     if start >= total:
         # A run that was killed after its last checkpoint may lack its files.
-        stage.export(Path(recipe.out))
+        _export(stage, recipe, accelerator)
         return start
     world, rank = accelerator.num_processes, accelerator.process_index
+    taken = [batches_before(recipe.data.batch, phases, s, world) for s in (order.since, start)]
     feed = Feed(
         recipe,
         accelerator.device,
-        batches_before(recipe.data.batch, phases, start, world),
+        taken[1] - taken[0],
         rank,
-        world,
+        order,
         stage.name,
         stage.degrades,
     )
+    saved_at = time.monotonic()
     for step in range(start, total):
         phase = phase_at(phases, step)
         count = batches_per_step(recipe.data.batch, phase, world)
@@ -137,37 +142,80 @@ def run_stage(stage: Stage, recipe: Recipe, accelerator, watch: Watcher | None =
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
         torch.manual_seed(derive_seed(recipe.seed, f"{stage.name} of {rank}", step) % 2**63)
-        try:
-            values = stage.step((feed.next() for _ in range(count)), count, step)
-        except FloatingPointError as error:
-            kept = checkpoints.steps()
-            good = f"step {kept[-1]}" if kept else "none yet"
-            raise FloatingPointError(
-                f"{stage.name} stage, step {step + 1}: {error}; nothing of this step was kept, the "
-                f"last good checkpoint is {good}; lower the learning rate, or train in bf16 or fp32"
-            ) from None
-        stage.ema.update()
-        if watch is not None:
-            watch.step(step + 1, {**values, "lr": rate, "unreadable": len(feed.unreadable)})
-        done = step + 1
-        if done % recipe.saving.checkpoint_every == 0 or done == total:
-            save(stage, recipe, checkpoints, done, accelerator)
-        if (
-            watch is not None
-            and recipe.log.validate
-            and (done % recipe.log.validate_every == 0 or done == total)
-        ):
-            watch.validate(done, stage)
+        minutes = recipe.saving.checkpoint_minutes
+        REQUESTS.save = bool(minutes) and time.monotonic() - saved_at >= 60 * minutes
+        with REQUESTS.at_the_end_of_a_step():
+            try:
+                values = stage.step((feed.next() for _ in range(count)), count, step)
+            except FloatingPointError as error:
+                kept = checkpoints.steps()
+                good = f"step {kept[-1]}" if kept else "none yet"
+                raise FloatingPointError(
+                    f"{stage.name} stage, step {step + 1}: {error}; nothing of this step was kept, "
+                    f"the last good checkpoint is {good}; lower the learning rate, or train in "
+                    f"bf16 or fp32"
+                ) from None
+            stage.ema.update()
+            done = step + 1
+            stops, due = (values.pop(name) > 0 for name in AGREED)
+            due |= done % recipe.saving.checkpoint_every == 0 or done == total
+            unreadable = len(feed.unreadable)
+            _tell(watch, recipe, stage, done, {**values, "lr": rate, "unreadable": unreadable})
+            if due or stops:
+                save(stage, recipe, checkpoints, done, accelerator, order)
+                saved_at = time.monotonic()
+            if stops:
+                raise _stopped(f"the {stage.name} stage, step {done} of {total}")
+            if recipe.log.validate and (done % recipe.log.validate_every == 0 or done == total):
+                _tell(watch, recipe, stage, done)
+    if REQUESTS.stop:
+        raise _stopped(f"the {stage.name} stage, step {total} of {total}")
     return start
 
 
-def save(stage: Stage, recipe: Recipe, checkpoints: Checkpoints, step: int, accelerator) -> None:
+def _tell(
+    watch: Watcher | None,
+    recipe: Recipe,
+    stage: Stage,
+    step: int,
+    values: dict[str, float] | None = None,
+) -> None:
+    """Tell the watcher of a step, or without values that a validation is due.
+
+    Where it cannot write, as on a full disk, the run ends as if it were asked to: with the next
+    step and its checkpoint.
+    """
+    try:
+        if watch is not None:
+            watch.validate(step, stage) if values is None else watch.step(step, values)
+    except OSError as error:
+        REQUESTS.stop = REQUESTS.stop or f"an error: {recipe.out!r} cannot be written ({error})"
+
+
+def _stopped(where: str) -> Stopped:
+    why = REQUESTS.stop or "a signal to another process"
+    return Stopped(
+        f"stopped by {why} in {where}; its checkpoint is written: run the same command again to "
+        f"go on",
+        REQUESTS.code,
+    )
+
+
+def save(
+    stage: Stage,
+    recipe: Recipe,
+    checkpoints: Checkpoints,
+    step: int,
+    accelerator,
+    order: Order | None = None,
+) -> None:
     """Checkpoint and exported files, written by the main process; the others wait."""
     accelerator.wait_for_everyone()
     scaler = accelerator.scaler
     state = {
         "recipe": {"format": FORMAT, **recipe.flat()},
         "processes": accelerator.num_processes,
+        "order": (order or Order(accelerator.num_processes)).state(),
         "modules": {k: module_state(m) for k, m in stage.modules.items()},
         "optimizers": {k: whole(o.state_dict()) for k, o in stage.optimizers.items()},
         "ema": whole(stage.ema.shadow),
@@ -175,8 +223,20 @@ def save(stage: Stage, recipe: Recipe, checkpoints: Checkpoints, step: int, acce
     }
     if accelerator.is_main_process:
         checkpoints.save(step, state)
-    stage.export(Path(recipe.out))
+    _export(stage, recipe, accelerator)
     accelerator.wait_for_everyone()
+
+
+def _export(stage: Stage, recipe: Recipe, accelerator) -> None:
+    """The files of a stage, and beside its checkpoints what later stages read, not rounded."""
+    out, exact = Path(recipe.out), Path(recipe.out) / UNROUNDED
+    files = stage.export(out)
+    if recipe.saving.export != "fp32":
+        exact.mkdir(parents=True, exist_ok=True)
+        stage.export(exact, "fp32")
+    elif accelerator.is_main_process:
+        for file in files:
+            (exact / file.name).unlink(missing_ok=True)  # of a run that rounded
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -195,8 +255,9 @@ def load_module_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """The inverse of module_state."""
     own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     wanted = set(module_state(module))
-    if wanted != set(state):
-        odd = sorted(wanted ^ set(state))
+    odd = sorted(wanted ^ set(state))
+    odd += [k for k in sorted(wanted & set(state)) if own[k].shape != state[k].shape]
+    if odd:
         raise ValueError(
             f"the checkpoint trains other parameters than this recipe, first {odd[0]!r} of "
             f"{len(odd)}; use the recipe it was made with, or another --out"
@@ -214,13 +275,16 @@ def add_up(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
 def settle(accelerator, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
     """Means over the batches of a step and over processes; one synchronisation of the device.
 
+    Along with them, under the names AGREED, whether any process is asked to stop or to save.
+
     Raises:
         FloatingPointError: naming the first value that is not finite.
     """
     names = list(sums)
     values = torch.stack([sums[k].detach().float() for k in names]) / count
+    values = torch.cat([values, values.new_tensor(REQUESTS.wishes())])
     values = accelerator.reduce(values, reduction="mean").tolist()
-    result = dict(zip(names, values, strict=True))
+    result = dict(zip([*names, *AGREED], values, strict=True))
     for name, value in result.items():
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} is {value}")
@@ -243,25 +307,21 @@ def synced(accelerator, wrapped: nn.Module, last: bool):
     return nullcontext() if last else accelerator.no_sync(wrapped)
 
 
-def _resume(stage: Stage, recipe: Recipe, checkpoints: Checkpoints, accelerator) -> int:
+def _resume(
+    stage: Stage, recipe: Recipe, checkpoints: Checkpoints, accelerator
+) -> tuple[int, Order]:
+    """The step to go on from, and the order of pictures since some step."""
     found = checkpoints.load()
     if found is None:
-        return 0
+        return 0, Order(accelerator.num_processes)
     step, state = found
-    check_format(state["recipe"], recipe.out)
-    # A field that the run's version did not have yet was, in effect, at its default.
-    then, now = defaults() | state["recipe"], recipe.flat()
-    odd = [k for k in now if k not in MAY_CHANGE and then[k] != now[k]]
-    if odd:
-        raise ValueError(
-            f"{recipe.out!r} holds a run with {odd[0]}={then[odd[0]]!r}, asked is "
-            f"{now[odd[0]]!r}; use the same settings to go on, or another --out"
-        )
-    if state["processes"] != accelerator.num_processes:
-        raise ValueError(
-            f"the run was made by {state['processes']} processes, now there are "
-            f"{accelerator.num_processes}; launch as many to resume exactly, or use another --out"
-        )
+    odd = differences(state["recipe"], recipe, stage.name, step)
+    refuse(odd, recipe)
+    for text in odd:
+        log.warning("going on with a run that was made with %s", text)
+    order = Order.of(state.get("order", {"processes": state["processes"], "waiting": ()}))
+    if order.processes != accelerator.num_processes:
+        order = _other_processes(order, recipe, stage, step, accelerator.num_processes)
     for name, module in stage.modules.items():
         load_module_state(module, state["modules"][name])
     for name, optimizer in stage.optimizers.items():
@@ -270,4 +330,18 @@ def _resume(stage: Stage, recipe: Recipe, checkpoints: Checkpoints, accelerator)
         value.copy_(part_like(state["ema"][name], value))
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
-    return step
+    return step, order
+
+
+def _other_processes(order: Order, recipe: Recipe, stage: Stage, step: int, now: int) -> Order:
+    """The order for another number of processes, which goes on where the old one was."""
+    log.warning(
+        "the run was made by %d processes, now there are %d: it goes on from the same weights and "
+        "optimizers, and every picture comes, but in another order than it would have",
+        order.processes,
+        now,
+    )
+    asked, phases = recipe.data, recipe.phases(stage.name)
+    taken = [batches_before(asked.batch, phases, s, order.processes) for s in (order.since, step)]
+    seeds = [pool_seed(recipe.seed, stage.name, rank) for rank in range(order.processes)]
+    return order.changed(now, step, taken[1] - taken[0], asked, seeds)

@@ -5,11 +5,13 @@ import logging
 import torch
 from torch import Tensor
 
-from ...hypir.image import check_image, color_channels
+from ...hypir.image import check_image, color_channels, count_not_finite
 from ...hypir.texture import embed_richness, measure_richness
+from .carried import settings_of
 from .conditions import TEXTURE_MAP
 from .memory import follow
-from .model import Settings, settings_of, text_widths
+from .model import text_widths
+from .settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,11 @@ def encode(model, clip, text: str, texture: dict | None):
             f'node (in API form: "texture": "off")'
         )
     condition = _text(model, clip, text)
+    if clip is None and settings.texture is None:
+        log.warning(
+            "HYPIR: without a CLIP, a zero token stands for the empty prompt; weights that were "
+            "trained with a text encoder, as the public file was, need the CLIP of their checkpoint"
+        )
     if choice != "off":
         condition = [_with_texture(settings, entry, choice, texture) for entry in condition]
     for _, extra in condition:
@@ -103,5 +110,10 @@ def _richness(choice: str, texture: dict) -> tuple[Tensor, Tensor | None]:
                 *(float(measured.min()), float(measured.max())),
             )
         return measured + float(texture["offset"]), None
+    if count_not_finite(texture["mask"]):
+        raise ValueError(
+            "the painted texture map must hold finite numbers in [0, 1], got NaN or infinity; the "
+            "node that made it failed"
+        )
     painted = texture["mask"].reshape(-1, *texture["mask"].shape[-2:]).clamp(0, 1).float().cpu()
     return painted.mean(dim=(1, 2)), painted

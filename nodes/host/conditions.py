@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...hypir.image import latent_size
 from ...hypir.texture import embed_richness
-from ...hypir.tiling import CELL_PX, Tile
+from ...hypir.tiling import CELL_PX, Tile, TilePlan
 
 TEXTURE_MAP = "hypir_texture_map"
 """Key of a condition with a painted richness: (map (B, H, W) in [0, 1], weights of the MLP, place
@@ -35,6 +35,14 @@ def _have(conditions: Conditions, *keys: str) -> bool:
     return any(key in c for group in conditions.values() for c in group for key in keys)
 
 
+def most_tiles(plan: TilePlan, conditions: Conditions, items: int) -> int:
+    """How many tiles one call of the network can share: those of one place or one image go alone
+    where the conditions differ from place to place or from image to image."""
+    if len(plan.boxes) > 1 and are_spatial(conditions):
+        return 1
+    return len(plan.boxes) * (1 if differ_by_item(conditions) else items)
+
+
 def differ_by_item(conditions: Conditions) -> bool:
     """Whether any condition holds one entry per image of the batch."""
     return any(
@@ -43,6 +51,15 @@ def differ_by_item(conditions: Conditions) -> bool:
         for c in group
         for tensor in _tensors(c)
     )
+
+
+def within_latent(conditions: Conditions, cells: tuple[int, int]) -> Conditions:
+    """The conditions without those whose area lies outside a latent of this many cells."""
+    whole = Tile(0, 0, 0, *cells)
+    return {
+        name: [c for c in group if "area" not in c or _cut_area(tuple(c["area"]), whole)]
+        for name, group in conditions.items()
+    }
 
 
 def check_conditions(conditions: Conditions, tiled: bool, cells: tuple[int, int]) -> None:
@@ -95,9 +112,6 @@ def conditions_of_tiles(
         tiles: of the call; of one item unless `mixed`.
         tiled: whether the picture has several tiles.
         mixed: whether the conditions are the same for all items and places.
-
-    Raises:
-        ValueError: if a tile is left without any condition.
     """
     if mixed:
         return conditions
@@ -105,11 +119,6 @@ def conditions_of_tiles(
     for name, group in conditions.items():
         cut = [_of_tiles(c, tiles, tiled) for c in group]
         result[name] = [c for c in cut if c is not None]
-        if group and not result[name]:
-            raise ValueError(
-                "the conditioning leaves a part of the picture without a prompt; add one that "
-                "covers the whole picture"
-            )
     return result
 
 
@@ -144,6 +153,8 @@ def _of_item(value, item: int):
 
 
 def _tensors(condition: dict):
+    if isinstance(condition.get("cross_attn"), Tensor):
+        yield condition["cross_attn"]
     for value in condition.get("model_conds", {}).values():
         tensor = getattr(value, "cond", None)
         if isinstance(tensor, Tensor) and tensor.ndim > 0:

@@ -33,3 +33,17 @@ def path_of(folder: str, name: str) -> str:
         FileNotFoundError: if it no longer exists.
     """
     return folder_paths.get_full_path_or_raise(folder, name)
+
+
+def fingerprint(folder: str, name: str | None) -> str | float:
+    """Changes with the file, so that the host runs its loader again.
+
+    NaN, which is never the same, for a name that another node gives and the host does not yet know.
+    """
+    if name is None:
+        return float("nan")
+    path = folder_paths.get_full_path(folder, name)
+    if path is None:
+        return "gone"
+    state = Path(path).stat()
+    return f"{path} {state.st_mtime_ns} {state.st_size}"

@@ -67,8 +67,7 @@ def run_on_ladder(
         RuntimeError: if the smallest tiles do not fit either.
     """
     plan = plan_for(None)
-    total = comfy.model_management.get_total_memory(device)
-    total -= comfy.model_management.extra_reserved_memory()
+    total = _total_memory(device)
     while needed(plan) > total and lower_limit(plan) is not None:
         smaller = plan_for(lower_limit(plan))
         log.warning(
@@ -108,6 +107,17 @@ def run_on_ladder(
             *(stage, plan.describe(), smaller.describe()),
         )
         plan = smaller
+
+
+def _total_memory(device: torch.device) -> float:
+    """Of the device, in bytes; infinite where the host does not know it.
+
+    Of DirectML it always says 1 GiB: there the ladder after a real out-of-memory decides.
+    """
+    if comfy.model_management.is_directml_enabled():
+        return float("inf")
+    total = comfy.model_management.get_total_memory(device)
+    return total - comfy.model_management.extra_reserved_memory()
 
 
 def check_cancelled() -> None:

@@ -1,7 +1,6 @@
 """The host's MODEL: its prior and settings, and the LoRA as a patch on a clone."""
 
 import logging
-from dataclasses import dataclass, field
 
 import comfy.lora
 import comfy.utils
@@ -12,26 +11,12 @@ from ...hypir.priors import Prior
 from ...hypir.tiling import TileCost
 from ...hypir.weights import HypirWeights, check_shapes, read_weights
 from .architectures import TextWidths, detect
+from .carried import carried, settings_from
+from .door import leave_door
 from .files import load_with_host
+from .settings import attach
 
 log = logging.getLogger(__name__)
-
-ATTACHMENT = "hypir"
-"""Key of the settings that a patched MODEL carries; clones and further LoRAs keep it."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings of the step and its conditions, from the weights on a MODEL."""
-
-    prior: Prior
-    timestep: int
-    coefficient_timestep: int
-    input_scale: float
-    name: str = ""
-    """Name of the weight file; empty if the model carries none."""
-    texture: dict[str, torch.Tensor] | None = None
-    conditions: dict[str, float] = field(default_factory=dict)
 
 
 def detect_prior(model) -> Prior:
@@ -67,30 +52,6 @@ def text_widths(model) -> TextWidths:
     return detect(model)[0].text_widths(model.model)
 
 
-def settings_of(model) -> Settings:
-    """The settings that a MODEL carries, or those of its prior if no HYPIR weights were loaded.
-
-    Raises:
-        ValueError: if HYPIR does not support the model, or if it is no longer the model that the
-            weights were loaded onto.
-    """
-    prior = detect_prior(model)
-    settings = model.get_attachment(ATTACHMENT)
-    if settings is None:
-        log.warning(
-            "This model has no HYPIR weights, so the step shows the base model alone. Connect Load "
-            "HYPIR LoRA before it to restore."
-        )
-        t = prior.timestep
-        return Settings(prior, t, t, prior.input_scale, conditions=dict(prior.conditions))
-    if settings.prior.name != prior.name:
-        raise ValueError(
-            f"{settings.name} is for {settings.prior.title}, but a node after Load HYPIR LoRA "
-            f"turned the model into {prior.title}; remove that node"
-        )
-    return settings
-
-
 def load_lora(model, path: str, name: str, strength: float):
     """A clone of MODEL with the HYPIR LoRA applied; MODEL itself stays unchanged.
 
@@ -104,10 +65,11 @@ def load_lora(model, path: str, name: str, strength: float):
             f"{name} was trained on {weights.prior.title}, but the model is {prior.title}; "
             f"load the checkpoint the weights belong to"
         )
-    if model.get_attachment(ATTACHMENT) is not None:
+    already = carried(model)
+    if already is not None:
         raise ValueError(
-            f"the model already has the HYPIR weights {model.get_attachment(ATTACHMENT).name}; "
-            "load HYPIR weights only once (other LoRAs can follow)"
+            f"the model already has the HYPIR weights {already.name}; load HYPIR weights only once "
+            f"(other LoRAs can follow)"
         )
     width = text_widths(model).token
     if weights.texture is not None and len(weights.texture["out.bias"]) != width:
@@ -125,18 +87,8 @@ def load_lora(model, path: str, name: str, strength: float):
             f"ComfyUI accepted {len(set(added))} of {len(weights.lora)} modules of {name}; this "
             "version of ComfyUI is not supported, please report it"
         )
-    patched.set_attachments(
-        ATTACHMENT,
-        Settings(
-            prior=prior,
-            timestep=weights.timestep,
-            coefficient_timestep=weights.coefficient_timestep,
-            input_scale=weights.input_scale,
-            name=name,
-            texture=dict(weights.texture) if weights.texture else None,
-            conditions={**prior.conditions, **weights.conditions},
-        ),
-    )
+    attach(patched, patches, settings_from(weights, name))
+    leave_door(patched)
     log.info("HYPIR: %s on %s, %d modules", name, prior.name, len(weights.lora))
     return patched
 

@@ -1,10 +1,9 @@
 """The one step on the host's MODEL: as a SAMPLER, and run at once."""
 
-import logging
+from collections.abc import Sequence
 from math import isclose
 
 import comfy.model_management
-import comfy.sampler_helpers
 import comfy.samplers
 import latent_preview
 import torch
@@ -12,30 +11,19 @@ from torch import Tensor
 
 from ...hypir.image import resize
 from ...hypir.noise import latent_mask
-from ...hypir.one_step import OneStep, restore_latent
+from ...hypir.one_step import OneStep
 from ...hypir.priors import Prior
-from ...hypir.tiling import CELL_PX, Tile, TileCost, TilePlan, plan_tiles
+from ...hypir.tiling import CELL_PX, TileCost, TilePlan, plan_tiles
 from .architectures import host_sigma
-from .conditions import (
-    are_spatial,
-    check_conditions,
-    conditions_of_tiles,
-    differ_by_item,
-    have_places,
-)
-from .memory import (
-    check_cancelled,
-    describe_plan,
-    planned_batch,
-    run_on_ladder,
-    show_progress_text,
-)
-from .model import ATTACHMENT, Settings, check_latent, detect_prior, settings_of, tile_cost
-
-log = logging.getLogger(__name__)
-
-PREVIEW_CELLS = 64
-"""Longest side of what the host's preview is given by Restore: some previews decode all of it."""
+from .carried import carried, settings_of
+from .conditions import Conditions, have_places, most_tiles
+from .door import Prepared, with_door
+from .foreign import check_negative
+from .model import check_latent, detect_prior, tile_cost
+from .previews import of_small
+from .prompts import check_prompts, fill_defaults
+from .run import Run, masked
+from .settings import Settings
 
 
 def make_step(settings: Settings, timestep: int = -1, coefficient_timestep: int = -1) -> OneStep:
@@ -55,13 +43,14 @@ def _input_scale(settings: Settings, timestep: int) -> float:
     return prior.input_scale_at(timestep) if follows and timestep in prior.timesteps else k
 
 
-class OneStepSampler(comfy.samplers.Sampler):
+class OneStepSampler(Prepared):
     """HYPIR's step as the host's SAMPLER: no noise is added, the latent itself is x_t."""
 
     def __init__(
         self,
         settings: Settings,
         step: OneStep,
+        timestep: int,
         cost: TileCost,
         tile: int,
         overlap: int,
@@ -70,6 +59,7 @@ class OneStepSampler(comfy.samplers.Sampler):
         self.settings = settings
         self.prior = settings.prior
         self.step = step
+        self.timestep = timestep
         self.cost = cost
         self.tile = tile
         self.overlap = overlap
@@ -78,6 +68,27 @@ class OneStepSampler(comfy.samplers.Sampler):
     def plan(self, height: int, width: int, limit: int | None = None) -> TilePlan:
         """Tiles of the network over a latent of this size."""
         return plan_tiles(height, width, self.cost, self.tile, self.overlap, limit)
+
+    def prepare(self, guider, latent: Tensor) -> Tensor:
+        """Checks the model, latent and conditions of a guider, and fills in what these leave out.
+
+        Args:
+            guider: any of the host's, whose `conds` are not resolved yet.
+            latent: (B, C, h, w), not scaled.
+
+        Returns:
+            Zeros of the shape by which the host asks for memory: a call's tiles instead of the
+            whole latent. Masks and areas are fitted to it and need it whole.
+        """
+        _check_latent(latent, self.prior)
+        self._check_guider(guider)
+        fill_defaults(guider.conds, self.settings)
+        shape = (1, *latent.shape[1:])
+        if not have_places(guider.conds):
+            plan = self.plan(*latent.shape[-2:])
+            tiles = min(self.tile_batch or 1, most_tiles(plan, guider.conds, latent.shape[0]))
+            shape = (tiles, latent.shape[1], plan.rows.tile, plan.columns.tile)
+        return torch.zeros(shape)
 
     def sample(
         self, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask=None, _=False
@@ -93,66 +104,35 @@ class OneStepSampler(comfy.samplers.Sampler):
         z = latent_image
         _check_latent(z, self.prior)
         _check_sigmas(sigmas, host_sigma(self.step))
-        patcher = guider.model_patcher
-        _check_guider(patcher, self.settings)
-        conditions = guider.conds
-        shape = z.shape[-2:]
+        self._check_guider(guider)
+        run = Run(self, guider, extra_args, callback, z, denoise_mask)
+        return masked(run.result(noise), z, denoise_mask)
 
-        def needed(plan: TilePlan, batch: int = 1) -> float:
-            tile = [batch, z.shape[1], plan.rows.tile, plan.columns.tile]
-            return patcher.model.memory_required(tile)
+    def _check_guider(self, guider) -> None:
+        """The guider calls its own model, which must be the one that the sampler was made from."""
+        patcher, settings = guider.model_patcher, self.settings
+        hooks = _hooks_of(guider.conds)
+        prior, found = detect_prior(patcher), carried(patcher, hooks)
+        name = found.name if found is not None else ""
+        if hooks and found is not None and not settings.name:
+            self._check_hooked(found)
+        elif (prior.name, name) != (settings.prior.name, settings.name):
+            raise ValueError(
+                f"HYPIR Sampler was made from {settings.prior.title} with "
+                f"{settings.name or 'no HYPIR weights'}, but the guider's model is {prior.title} "
+                f"with {name or 'no HYPIR weights'}; connect the same model to both"
+            )
+        check_prompts(guider.conds, patcher, settings)
+        check_negative(guider)
 
-        def is_spatial(plan: TilePlan) -> bool:
-            return len(plan.boxes) > 1 and are_spatial(conditions)
-
-        mixable = not differ_by_item(conditions)
-
-        def batch_for(plan: TilePlan) -> int:
-            if is_spatial(plan):
-                return 1
-            count = len(plan.boxes) * (len(z) if mixable else 1)
-            asked = min(self.tile_batch, count)
-            return asked or planned_batch(plan, count, needed, patcher)
-
-        def run(plan: TilePlan, batch: int) -> Tensor:
-            describe_plan("step", plan, shape[0] * CELL_PX, shape[1] * CELL_PX)
-            tiled = len(plan.boxes) > 1
-            check_conditions(conditions, tiled, tuple(shape))
-            mix = mixable and not is_spatial(plan)
-            show_progress_text("restore", 0, len(z) * len(plan.boxes))
-
-            def predict(x_t: Tensor, tiles: list[Tile]) -> Tensor:
-                check_cancelled()
-                guider.conds = conditions_of_tiles(conditions, tiles, tiled, mix)
-                return self._denoise(guider, x_t, extra_args)
-
-            def report(done: int, total: int, so_far: Tensor) -> None:
-                if callback is not None:
-                    _show(callback, done - 1, so_far, z, denoise_mask, total)
-                show_progress_text("restore", done, total)
-
-            try:
-                return restore_latent(z, predict, self.step, plan, batch, mix, report)
-            finally:
-                guider.conds = conditions
-
-        x0 = run_on_ladder(
-            "step",
-            lambda limit: self.plan(*shape, limit),
-            batch_for,
-            run,
-            needed,
-            patcher.load_device,
-        )
-        return _masked(x0, z, denoise_mask)
-
-    def _denoise(self, guider, x_t: Tensor, extra_args: dict) -> Tensor:
-        """x0 at the model level. The host scales what it is given before the network sees it, by
-        a factor linear in the tensor: undone here, so that the network sees x_t itself."""
-        sigma = torch.full((x_t.shape[0],), host_sigma(self.step), device=x_t.device)
-        sampling = guider.inner_model.model_sampling
-        factor = sampling.calculate_input(sigma[:1], torch.ones(1, 1, 1, 1, device=x_t.device))
-        return guider(x_t / factor, sigma, **extra_args)
+    def _check_hooked(self, found: Settings) -> None:
+        """Weights that a hook of the conditions puts on a model that was alone before."""
+        if found.timestep != self.timestep:
+            raise ValueError(
+                f"a hook puts {found.name} on the model, which was trained at timestep "
+                f"{found.timestep}, but HYPIR Sampler was made for {self.timestep}; set its "
+                f"timestep, or use Load HYPIR LoRA"
+            )
 
 
 def make_sampler(
@@ -162,13 +142,15 @@ def make_sampler(
     tile: int = 0,
     overlap: int = -1,
     tile_batch: int = 0,
+    hooks: Sequence = (),
 ) -> tuple[OneStepSampler, Tensor]:
-    """SAMPLER and SIGMAS of the one step on this MODEL."""
-    settings = settings_of(model)
+    """SAMPLER and SIGMAS of the one step on this MODEL (with these hooks of its conditions)."""
+    settings = settings_of(model, hooks)
     step = make_step(settings, timestep, coefficient_timestep)
     cost = tile_cost(model)
     plan_tiles(1, 1, cost, tile, overlap)  # says now what is wrong with the tiles
-    sampler = OneStepSampler(settings, step, cost, tile, overlap, tile_batch)
+    t = settings.timestep if timestep < 0 else timestep
+    sampler = OneStepSampler(settings, step, t, cost, tile, overlap, tile_batch)
     return sampler, torch.tensor([host_sigma(step), 0.0])
 
 
@@ -193,29 +175,20 @@ def restore(
     Returns:
         Clean latent, same shape, not scaled.
     """
-    sampler, sigmas = make_sampler(model, **options)
-    defaults = settings_of(model).conditions
-    positive = [[tokens, {**defaults, **extra}] for tokens, extra in positive]
+    hooks = _hooks_of({"positive": [extra for _, extra in positive]})
+    sampler, sigmas = make_sampler(model, **options, hooks=hooks)
     _check_latent(latent, sampler.prior)
-    plan = sampler.plan(*latent.shape[-2:])
     guider = comfy.samplers.CFGGuider(model)
+    guider.model_options = with_door(model.model_options)
     guider.inner_set_conds({"positive": positive})
-    # The host asks for memory by the shape of the noise, which the sampler ignores: one call's
-    # tiles instead of the whole latent. Masks and areas are fitted to it and need it whole.
-    calls = latent.shape[0] * len(plan.boxes)
-    extras = {"positive": [c for _, c in positive]}
-    alone = len(plan.boxes) > 1 and are_spatial(extras)
-    tiles = 1 if alone else min(sampler.tile_batch or 1, calls)
-    shape = (tiles, latent.shape[1], plan.rows.tile, plan.columns.tile)
-    if have_places(extras):
-        shape = (1, *latent.shape[1:])
+    calls = latent.shape[0] * len(sampler.plan(*latent.shape[-2:]).boxes)
     result = guider.sample(
-        torch.zeros(shape),
+        torch.zeros(1),
         latent,
         sampler,
         sigmas,
         denoise_mask=_latent_noise_mask(noise_mask, latent, size),
-        callback=_of_small(latent_preview.prepare_callback(model, calls)),
+        callback=of_small(latent_preview.prepare_callback(model, calls)),
         disable_pbar=True,
         seed=0,
     )
@@ -225,32 +198,9 @@ def restore(
     )
 
 
-def _masked(x0: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
-    """x0 where the mask is 1, the latent as it came where it is 0."""
-    return x0 if mask is None else x0 * mask + z * (1 - mask)
-
-
-def _of_small(callback):
-    """The host's callback, given a small latent: what a preview costs must not grow with it."""
-
-    def show(step: int, x0: Tensor, x: Tensor, total: int) -> None:
-        small, longest = x0[:1], max(x0.shape[-2:])
-        if longest > PREVIEW_CELLS:
-            size = [max(1, round(s * PREVIEW_CELLS / longest)) for s in small.shape[-2:]]
-            small = torch.nn.functional.interpolate(small, size, mode="area")
-        callback(step, small, x, total)
-
-    return show
-
-
-def _show(callback, step: int, x0: Tensor, z: Tensor, mask: Tensor | None, total: int) -> None:
-    """A preview that runs out of memory is left out: it is no reason to take smaller tiles."""
-    try:
-        callback(step, _masked(x0, z, mask), z, total)
-    except Exception as error:
-        if not isinstance(error, MemoryError):
-            comfy.model_management.raise_non_oom(error)
-        log.warning("HYPIR step: out of memory for the host's preview; it goes on without")
+def _hooks_of(conditions: Conditions) -> list:
+    """The weight hooks of all conditions: LoRAs that are put on the model for a run."""
+    return [c["hooks"] for group in conditions.values() for c in group if c.get("hooks")]
 
 
 def _latent_noise_mask(mask: Tensor | None, latent: Tensor, size: tuple[int, int] | None):
@@ -269,18 +219,6 @@ def _check_latent(latent: Tensor, prior: Prior) -> None:
     if torch.count_nonzero(latent) == 0:
         raise ValueError(
             "the latent is empty (all zeros), so there is nothing to restore; connect HYPIR Encode"
-        )
-
-
-def _check_guider(patcher, settings: Settings) -> None:
-    """The guider calls its own model, which must be the one that the sampler was made from."""
-    prior, carried = detect_prior(patcher), patcher.get_attachment(ATTACHMENT)
-    name = carried.name if carried is not None else ""
-    if (prior.name, name) != (settings.prior.name, settings.name):
-        raise ValueError(
-            f"HYPIR Sampler was made from {settings.prior.title} with "
-            f"{settings.name or 'no HYPIR weights'}, but the guider's model is {prior.title} with "
-            f"{name or 'no HYPIR weights'}; connect the same model to both"
         )
 
 

@@ -1,7 +1,6 @@
 """The host's VAE, tile by tile: image to latent, latent to image, and a replaced encoder."""
 
 import copy
-import logging
 from collections.abc import Sequence
 from math import ceil
 
@@ -9,14 +8,11 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...hypir.encoder import check_encoder_fits, read_encoder
-from ...hypir.image import color_channels, crop_padded, latent_size
+from ...hypir.image import color_channels, count_not_finite, crop_padded, latent_size
 from ...hypir.noise import standard_normal
 from ...hypir.tiling import CELL_PX, VAE_COST, Tile, TilePlan, plan_tiles, run_tiles
-from .files import load_with_host
 from .memory import Progress, check_cancelled, describe_plan, planned_batch, run_on_ladder
-
-log = logging.getLogger(__name__)
+from .outputs import VAE_REMEDY, check_output
 
 
 def encode(
@@ -38,7 +34,7 @@ def encode(
     Returns:
         (B, C, h, w), not scaled, as the host's own VAE Encode gives it.
     """
-    _check_image_vae(vae)
+    check_image_vae(vae)
     image = color_channels(image)
     height, width = latent_size(*image.shape[1:3])
     work = _without_own_tiling(vae)
@@ -61,7 +57,8 @@ def encode(
 
         def process(tiles: list[Tile]) -> Tensor:
             check_cancelled()
-            return work.encode(torch.cat([_window(image, tile) for tile in tiles]))
+            latents = work.encode(torch.cat([_window(image, tile) for tile in tiles]))
+            return _checked(latents, tiles, "encode", "the encoder", vae)
 
         run_tiles(
             plan, process, out, batch=batch, on_batch=lambda n, total, _: progress.update(n, total)
@@ -93,11 +90,17 @@ def decode(
     Returns:
         (B, H, W, 3) float32, not clamped, so that colours can be corrected first.
     """
-    _check_image_vae(vae)
+    check_image_vae(vae)
     if latent.ndim != 4 or latent.shape[1] != vae.latent_channels:
         raise ValueError(
             f"this VAE decodes latents of {vae.latent_channels} channels (batch, channels, h, w), "
             f"got {tuple(latent.shape)}; use the VAE of the model that made the latent"
+        )
+    bad = count_not_finite(latent)
+    if bad:
+        raise ValueError(
+            f"a latent must hold finite numbers, but {bad} of {latent.numel()} values are NaN or "
+            f"infinite; the node that made it failed, run its model in another precision"
         )
     height, width = latent.shape[-2:]
     kept = size or (height * CELL_PX, width * CELL_PX)
@@ -118,7 +121,8 @@ def decode(
         def process(tiles: list[Tile]) -> Tensor:
             check_cancelled()
             crops = torch.cat([t.crop(latent) for t in tiles])
-            return work.decode(crops).movedim(-1, 1)  # BHWC -> BCHW
+            pixels = work.decode(crops).movedim(-1, 1)  # BHWC -> BCHW
+            return _checked(pixels, tiles, "decode", "the decoder", vae)
 
         def show(done: int, total: int, pixels: Tensor) -> None:
             progress.update(done, total, pixels if len(plan.boxes) > 1 else None)
@@ -130,25 +134,8 @@ def decode(
     return run_on_ladder("decode", planner, batch_for, run, needed, vae.device)
 
 
-def load_encoder(vae, path: str, name: str):
-    """A VAE whose encoder is the file's and whose decoder is shared with `vae`, which stays as is.
-
-    Raises:
-        ValueError: if the file is damaged or belongs to another VAE.
-    """
-    _check_image_vae(vae)
-    encoder = read_encoder(path, load_with_host)
-    check_encoder_fits(name, encoder, vae.patcher.model.state_dict())
-    replaced = copy.copy(vae)
-    replaced.patcher = vae.patcher.clone()
-    added = replaced.patcher.add_patches({k: ("set", (v,)) for k, v in encoder.tensors.items()})
-    if set(added) != set(encoder.tensors):
-        raise RuntimeError(
-            f"the host took {len(added)} of {len(encoder.tensors)} tensors of {name}; this version "
-            f"of ComfyUI is not understood, please report it"
-        )
-    log.info("HYPIR: encoder %s, %d tensors", name, len(encoder.tensors))
-    return replaced
+def _checked(result: Tensor, tiles: list[Tile], stage: str, maker: str, vae) -> Tensor:
+    return check_output(result, tiles, stage, maker, vae.vae_dtype, VAE_REMEDY)
 
 
 def _planner(height: int, width: int, tile: int, overlap: int):
@@ -219,7 +206,7 @@ def _without_clamp(vae):
     return vae
 
 
-def _check_image_vae(vae) -> None:
+def check_image_vae(vae) -> None:
     vae.throw_exception_if_invalid()
     ratio = vae.spacial_compression_encode()
     if vae.latent_dim != 2 or ceil(ratio) != CELL_PX or vae.output_channels != 3:

@@ -200,3 +200,13 @@ def test_a_target_that_cannot_be_is_refused_before_anything_is_written(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*none'; create it first"):
         write_tensors(tmp_path / "none" / "w.safetensors", some_tensors(), {})
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_written_file_has_the_mode_that_umask_gives(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_tensors(tmp_path / "w.safetensors", {"one": torch.ones(1)}, {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == mode

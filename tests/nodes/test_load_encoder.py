@@ -136,3 +136,22 @@ def test_a_taesd_layout_has_an_encoder_but_no_posterior(run, host, photo):
     assert_close(got, want)
     with pytest.raises(ValueError, match=r"posterior 'sample' needs a VAE with a posterior"):
         run("HYPIREncode", image, replaced, 0, -1, "sample", 4)
+
+
+@pytest.mark.parametrize("used_last", ["the original", "the replaced"])
+def test_what_the_host_saves_is_the_vae_that_the_graph_shows(
+    run, host, vae, trained, file, photo, tmp_path, monkeypatch, used_last
+):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    before = {k: v.clone() for k, v in small_models.kl_vae().first_stage_model.state_dict().items()}
+    replaced = run("HYPIRLoadEncoder", vae, file)
+    for used in (replaced, vae) if used_last == "the original" else (vae, replaced):
+        run("HYPIREncode", photo[:, :32, :32], used)
+    save = host.core["VAESave"]
+    for name, shown in (("original", vae), ("replaced", replaced)):
+        save().save(shown, name)
+        state = load_file(max(tmp_path.glob(f"{name}*")))
+        want = before if name == "original" else trained.first_stage_model.state_dict()
+        assert all(torch.equal(state[key], want[key]) for key in want), name

@@ -237,3 +237,25 @@ def test_the_model_that_came_in_is_never_changed(run, sd2, vae, lora, prompt, la
         assert torch.equal(value, before[key]), key
     for key, value in vae.patcher.model.state_dict().items():
         assert torch.equal(value, pictures[key]), key
+
+
+def test_what_directml_says_of_its_memory_makes_no_smaller_tiles(host, monkeypatch):
+    """The host knows nothing of its memory and says 1 GiB to everyone."""
+    import comfy.model_management
+
+    from hypir.tiling import VAE_COST, plan_tiles
+
+    def planned(limit):
+        return plan_tiles(96, 96, VAE_COST, limit=limit)
+
+    def ladder():
+        device = torch.device("cpu")
+        run_on_ladder = host.pack("nodes.host.memory").run_on_ladder
+        return run_on_ladder(
+            "decode", planned, lambda plan: 1, lambda plan, batch: plan, lambda plan: 5e9, device
+        )
+
+    monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda *_, **__: 2**30)
+    assert ladder().rows.tile < planned(None).rows.tile, "a device of 1 GiB takes smaller ones"
+    monkeypatch.setattr(comfy.model_management, "is_directml_enabled", lambda: True)
+    assert ladder() == planned(None)

@@ -239,7 +239,7 @@ def test_the_richness_token_is_one_more_token_behind_the_caption(name):
 
 def test_only_a_table_of_positions_can_be_shifted(make_recipe, accelerator):
     assert [name for name, entry in ARCHITECTURES.items() if entry.position_table] == ["sd3"]
-    with pytest.raises(ValueError, match=r"table of positions, which FLUX.1 .* does not have"):
+    with pytest.raises(ValueError, match=r"position table, which FLUX.1 .* does not have"):
         train(make_recipe("flux", random_positions=True), accelerator)
 
 

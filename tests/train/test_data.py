@@ -18,7 +18,7 @@ from hypir.texture import luma
 from hypir.train.data import Mixture
 from hypir.train.dead_leaves import LeafCanvas, paint
 from hypir.train.degrading import Pair, degraded_pair, sharpen
-from hypir.train.feed import Feed, global_number
+from hypir.train.feed import Feed
 from hypir.train.sources import open_source
 
 CPU = torch.device("cpu")
@@ -129,7 +129,7 @@ def test_unreadable_pictures_are_counted_named_and_left_out(make_recipe, folder,
 
 def test_data_that_hold_no_readable_picture_stop_the_run(make_recipe, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="50 pictures in a row cannot be read"):
+    with pytest.raises(ValueError, match="50 consecutive images cannot be read"):
         Feed(make_recipe(data=(str(tmp_path),)), CPU)
 
 
@@ -210,11 +210,6 @@ def test_every_picture_draws_one_of_the_scales_and_comes_at_its_full_size(make_r
     assert set(sides) == {32, 16, 8} and min(map(sides.count, (32, 16, 8))) >= 10
     batch = Feed(recipe, CPU).next()
     assert batch.degraded.shape == batch.target.shape == (12, 3, 32, 32)
-
-
-def test_processes_share_no_number():
-    numbers = [{global_number(k, rank, 3) for k in range(50)} for rank in range(3)]
-    assert len(set.union(*numbers)) == 150
 
 
 def test_sharpening_lifts_strong_edges_only():

@@ -15,6 +15,7 @@ import torch
 from hypir.train.checkpoints import Checkpoints
 from hypir.train.engine import make_accelerator
 from hypir.train.loop import run_stage
+from hypir.train.order import Order
 from hypir.train.recipe import OWNERS, STAGES
 from hypir.train.run import MAKERS, train
 from hypir.train.schedule import Phase
@@ -92,6 +93,77 @@ def test_bfloat16_with_checkpointing_of_activations_resumes_as_well(make_recipe,
     assert all(p.dtype == torch.float32 for p in parameters)
 
 
+class Dies:
+    """Ends a run in the middle of its third step's report, without a word to it."""
+
+    def __init__(self, *_):
+        pass
+
+    def step(self, step, values):
+        if step == 3:
+            raise RuntimeError("the power is gone")
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_resumes_to_the_same_bits_with_every_precision_of_its_exported_files(
+    make_recipe, accelerator, tmp_path, stage
+):
+    settings = {"stages": (stage,), "steps": 4, "checkpoint_every": 2}
+    whole = make_recipe(out=str(tmp_path / "whole"), **settings)
+    train(whole, accelerator)
+    expected = without_recipe(last_state(whole, stage)[1])
+    for export in ("fp16", "bf16"):
+        killed = make_recipe(out=str(tmp_path / export), export=export, **settings)
+        with pytest.raises(RuntimeError, match="power is gone"):
+            train(killed, accelerator, Dies)
+        assert last_state(killed, stage)[0] == 2
+        train(killed, accelerator)
+        assert_same(expected, without_recipe(last_state(killed, stage)[1]))
+
+
+def test_a_later_stage_reads_what_an_earlier_one_made_before_it_was_rounded(
+    make_recipe, accelerator, tmp_path
+):
+    states = []
+    for export in ("fp32", "fp16"):
+        recipe = make_recipe(out=str(tmp_path / export), export=export, stages=STAGES, steps=1)
+        train(recipe, accelerator)
+        states.append(without_recipe(last_state(recipe, "adversarial")[1]))
+    assert_same(*states)
+    exact = tmp_path / "fp16" / "checkpoints" / "autoencoder.safetensors"
+    assert exact.is_file()
+    train(recipe.changed(export="fp32"), accelerator)
+    assert not exact.exists()  # it would be as the exported one
+    one, other = (
+        read_tensors(tmp_path / f / "autoencoder.safetensors")[0] for f in ("fp32", "fp16")
+    )
+    assert_same(one, other)
+
+
+def test_another_number_of_processes_goes_on_and_says_what_differs(
+    make_recipe, accelerator, caplog
+):
+    recipe = make_recipe(stages=("encoder",), steps=2)
+    train(recipe, accelerator)
+    checkpoints = Checkpoints(Path(recipe.out) / "checkpoints" / "encoder", 3)
+    step, state = checkpoints.load()
+    two = Order(2)  # as if two processes had made it, of one picture each
+    checkpoints.save(step, {**state, "processes": 2, "order": two.state()})
+    more = recipe.changed(encoder=(Phase(4, 2, 1e-3),), batch=1)
+    more = more.changed(accept_changes=True)
+    train(more, accelerator)
+    assert "made by 2 processes, now there are 1" in caplog.text
+    assert "every picture comes, but in another order" in caplog.text
+    step, state = last_state(more, "encoder")
+    order = state["order"]
+    assert step == 4 and order["processes"] == 1 and order["since"] == 2
+    # two pools of four pictures, and the rest of two blocks of twelve after two pictures of each
+    assert len(order["waiting"]) == 24 - 2 * 2 and order["first_block"] == 2
+
+
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
@@ -142,7 +214,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     newest.write_bytes(data)
     stage = MAKERS["encoder"](hurt, accelerator)
     assert run_stage(stage, hurt, accelerator) == 3
-    assert "step-00000006.pt is damaged; falling back" in caplog.text
+    assert "step-00000006.pt is damaged; using the previous" in caplog.text
     first, second = last_state(whole, "encoder"), last_state(hurt, "encoder")
     assert_same(without_recipe(first[1]), without_recipe(second[1]))
 
@@ -221,7 +293,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_what_to_do(tmp_path):
     message, step = output.strip().splitlines()
     assert step == "1"
     assert "the checkpoint of step 2 cannot be written" in message
-    assert "the last one is of step 1" in message and "make room" in message
+    assert "the last one is of step 1" in message and "free some disk space" in message
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "step-00000001.pt",
         "step-00000001.sha256",

@@ -1,0 +1,189 @@
+"""Other nodes' patches on the model: a tile is no step of a sampler, and they must not take it so.
+
+Wrappers that save work (EasyCache and its like) or average guidance over the steps keep something
+of one call for the next. Here every call of one run is the first step of a sampling run: what such
+a wrapper kept is taken back before the next call, and one that goes on without the network is
+refused. Random numbers that a patch draws are the same for every call.
+"""
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType, MethodType
+from typing import Any
+
+import comfy.patcher_extension
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from .door import KEY
+from .reach import EMPTY, children, is_entered, reached_from, variables
+
+# Options of the host's own that hold no patch: models, threads, weight hooks.
+_HOSTS = {"multigpu_clones", "multigpu_thread_pool", "registered_hooks", "to_load_options"}
+# What every guider of the host has; any other attribute is its own.
+_GUIDERS = {
+    *("conds", "original_conds", "inner_model", "model_patcher", "loaded_models", "model_options"),
+    *("cfg", "cfg1", "cfg2"),
+}
+_ON_PREDICTIONS = (
+    *("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function"),
+    *("sampler_calc_cond_batch_function", "context_handler"),
+)
+_SEED = 0
+
+
+class FreshState:
+    """What other nodes' patches on a model can remember, as it was before the first call."""
+
+    def __init__(self, guider, model_options: dict):
+        """Args: guider: of the run; model_options: of the run, with everything patched on."""
+        roots = [
+            {key: value for key, value in options.items() if key not in _HOSTS}
+            for options in (model_options, guider.model_options)
+        ]
+        roots.append({k: v for k, v in vars(guider).items() if k not in _GUIDERS})
+        network = guider.inner_model.diffusion_model
+        self._recorded: dict[int, list] = {}
+        self._kept: list[tuple[Any, Any]] = [(network, _content(network))]
+        for found in reached_from([*roots, *_content(network).values()]):
+            content = _content(found)
+            if content is not None:
+                self._kept.append((found, content))
+
+    def rewind(self) -> None:
+        """Takes back whatever has come to hold a tensor since."""
+        for holder, before in self._kept:
+            now = _content(holder)
+            old = {id(value) for value in _values(before)}
+            new = [value for value in _values(now) if id(value) not in old]
+            if any(_holds_tensor(value) for value in new):
+                if isinstance(holder, list) and _starts_with(now, before):
+                    self._recorded.setdefault(id(holder), []).extend(now[len(before) :])
+                _restore(holder, before)
+
+    def hand_back(self) -> None:
+        """After the last call: a list that grew call by call is a record, and gets all of it."""
+        for holder, before in self._kept:
+            seen = self._recorded.get(id(holder))
+            if seen:
+                holder[len(before) : len(before)] = seen
+
+
+class NetworkWatch:
+    """Sees whether the network itself runs, beneath all wrappers of other nodes."""
+
+    def __init__(self, model_options: dict):
+        """Args: model_options: of the run; gets one more wrapper."""
+        wrappers = model_options["transformer_options"].get("wrappers", {})
+        deep = bool(wrappers.get(WrappersMP.DIFFUSION_MODEL))
+        # Only beneath others of its kind: a compiled network must not be compiled with it.
+        self._calls = 0
+        comfy.patcher_extension.add_wrapper_with_key(
+            WrappersMP.DIFFUSION_MODEL if deep else WrappersMP.APPLY_MODEL,
+            KEY,
+            self._count,
+            model_options,
+            is_model_options=True,
+        )
+
+    def _count(self, executor, *args, **kwargs):
+        self._calls += 1
+        return executor(*args, **kwargs)
+
+    @contextmanager
+    def one_call(self, is_asked: Callable[[], bool]) -> Iterator[None]:
+        """Raises ValueError if the network was not run inside although it `is_asked` to."""
+        before = self._calls
+        yield
+        if self._calls == before and is_asked():
+            raise ValueError(
+                "a node on the model (of the kind of EasyCache or TeaCache) went on without the "
+                "network: it takes HYPIR's tiles for steps of a sampler; remove it, one step has "
+                "nothing to skip"
+            )
+
+
+@contextmanager
+def same_random_numbers(device: torch.device) -> Iterator[None]:
+    """Patches that draw (HyperTile, token merging) draw the same for every call, and the global
+    random state is as before."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(_SEED)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(_SEED)
+        yield
+
+
+def see_the_batch(model_options: dict) -> bool:
+    """Whether a node on the model works on a whole call's predictions.
+
+    Some take the entries of a batch for frames, or average over them: they get tiles one by one.
+    """
+    wrappers = model_options["transformer_options"].get("wrappers", {})
+    return any(model_options.get(name) for name in _ON_PREDICTIONS) or any(
+        key != KEY and found
+        for kind in (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH)
+        for key, found in wrappers.get(kind, {}).items()
+    )
+
+
+def check_negative(guider) -> None:
+    """Raises ValueError if a node on the model works on a negative prompt and there is none."""
+    asked = guider.model_options.get("disable_cfg1_optimization", False)
+    if asked and not guider.conds.get("negative"):
+        raise ValueError(
+            "a node on the model (such as Self-Attention Guidance) needs a negative prompt, which "
+            "this way to the step has not; use HYPIR Sampler with CFG Guider, or remove that node"
+        )
+
+
+def _content(found) -> Any:
+    """What it holds, copied one level deep; None where nothing can be put back."""
+    if isinstance(found, torch.nn.Module):
+        inner = ("_parameters", "_buffers", "_modules")
+        return {k: v for k, v in vars(found).items() if k not in inner}
+    if isinstance(found, dict | list | set | deque):
+        return found.copy()
+    if isinstance(found, FunctionType):
+        return variables(found)
+    if isinstance(found, tuple | frozenset | MethodType | functools.partial):
+        return None
+    return dict(vars(found))
+
+
+def _restore(holder, content) -> None:
+    if isinstance(holder, torch.nn.Module):
+        for name in _content(holder).keys() - content.keys():
+            delattr(holder, name)
+        vars(holder).update(content)
+    elif isinstance(holder, FunctionType):
+        for cell, value in zip(holder.__closure__ or (), content, strict=True):
+            if value is EMPTY:
+                del cell.cell_contents
+            else:
+                cell.cell_contents = value
+    else:
+        target = holder if isinstance(holder, dict | list | set | deque) else vars(holder)
+        target.clear()
+        (target.extend if isinstance(target, list | deque) else target.update)(content)
+
+
+def _starts_with(now: list, before: list) -> bool:
+    return len(now) >= len(before) and all(a is b for a, b in zip(now, before, strict=False))
+
+
+def _values(content) -> list:
+    return list(content.values() if isinstance(content, dict) else content)
+
+
+def _holds_tensor(value, depth: int = 3) -> bool:
+    if isinstance(value, Tensor):
+        return True
+    if depth == 0 or not is_entered(value):
+        return False
+    return any(_holds_tensor(child, depth - 1) for child in children(value))
