@@ -6,7 +6,9 @@ canvas, rows of one shard). With `pool_uses` a pair is used several times. A res
 which numbers are in its pool and makes them again, bit for bit.
 """
 
+import atexit
 import logging
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -23,6 +25,20 @@ from .recipe import Recipe
 from .stopping import leave_signals_to_the_main_process
 
 log = logging.getLogger(__name__)
+
+
+_OPEN: weakref.WeakSet["Feed"] = weakref.WeakSet()
+"""Feeds whose workers may still run."""
+
+
+@atexit.register
+def _close_all() -> None:
+    """The workers leave signals to the main process, so its end would wait for them without end.
+
+    Registered behind the imports of torch and multiprocessing, this runs before what they do there.
+    """
+    for feed in list(_OPEN):
+        feed.close()
 
 
 @dataclass
@@ -76,6 +92,11 @@ class _Numbers(Sampler):
         return tuple(self._order.number(k, self._rank) for k in picks)
 
 
+def _groups(loader: DataLoader) -> Iterator:
+    """What the loader gives; closing it ends the loader's workers."""
+    yield from loader
+
+
 class Feed:
     """Batches of one process, starting at any position in the run."""
 
@@ -111,7 +132,9 @@ class Feed:
             collate_fn=_keep,
             worker_init_fn=leave_signals_to_the_main_process,
         )
-        self._stream = self._pairs(loader)
+        self._groups = _groups(loader)
+        _OPEN.add(self)
+        self._stream = self._pairs()
         self._pool = [next(self._stream) for _ in slots]
 
     def next(self) -> Batch:
@@ -126,8 +149,12 @@ class Feed:
         self._position += 1
         return self._batch(pairs)
 
-    def _pairs(self, loader: DataLoader) -> Iterator[Pair]:
-        for group in loader:
+    def close(self) -> None:
+        """End the workers; a process that ends closes its feeds by itself."""
+        self._groups.close()
+
+    def _pairs(self) -> Iterator[Pair]:
+        for group in self._groups:
             for pair, bad in group:
                 for name, why in bad:
                     self._report(name, why)
