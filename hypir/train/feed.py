@@ -9,6 +9,7 @@ which numbers are in its pool and makes them again, bit for bit.
 import atexit
 import logging
 import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -134,18 +135,18 @@ class Feed:
         )
         self._groups = _groups(loader)
         _OPEN.add(self)
-        self._stream = self._pairs()
-        self._pool = [next(self._stream) for _ in slots]
+        self._waiting: deque[tuple[Pair, list]] = deque()
+        self._pool = [self._next_pair() for _ in slots]
 
     def next(self) -> Batch:
         """The next batch."""
         if not self._asked.pool:
-            pairs = [next(self._stream) for _ in range(self._asked.batch)]
+            pairs = [self._next_pair() for _ in range(self._asked.batch)]
         else:
             slots = slots_at(self._asked, self._seed, self._position)
             pairs = [self._pool[slot] for slot in slots]
             for slot in slots[: self._fresh]:
-                self._pool[slot] = next(self._stream)
+                self._pool[slot] = self._next_pair()
         self._position += 1
         return self._batch(pairs)
 
@@ -153,12 +154,15 @@ class Feed:
         """End the workers; a process that ends closes its feeds by itself."""
         self._groups.close()
 
-    def _pairs(self) -> Iterator[Pair]:
-        for group in self._groups:
-            for pair, bad in group:
-                for name, why in bad:
-                    self._report(name, why)
-                yield self._on_device(pair)
+    def _next_pair(self) -> Pair:
+        # No generator of this object's own: it would keep the object, and with it the workers,
+        # until the garbage collector looks.
+        while not self._waiting:
+            self._waiting.extend(next(self._groups))
+        pair, bad = self._waiting.popleft()
+        for name, why in bad:
+            self._report(name, why)
+        return self._on_device(pair)
 
     def _on_device(self, pair: Pair) -> Pair:
         if not self._late_degrade:
