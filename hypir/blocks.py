@@ -1,34 +1,34 @@
-"""Pictures in blocks: what bounds the memory of a long loop, and where it can be stopped.
+"""Images in blocks: they bound the memory of a long loop and allow it to be stopped.
 
-A filter that reaches `halo` pixels gives, block by block with that much around each, what it gives
-on the whole picture. After every block the caller of the loop is told, who may raise to end it.
+A filter with a reach of `halo` pixels gives the same result block by block, with that margin around
+each, as on the whole image. After every block the caller is notified and can raise to end the loop.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 SIDE_PX = 512
-"""Side of a block: a few MB for each plane that a filter holds, and tenths of a second of work."""
+"""Side of a block: a few MB per plane of a filter, and tenths of a second of computation."""
 OnPart = Callable[[int, int], None]
-"""Called after each part of a loop with (parts done, parts in all)."""
+"""Called after each part of a loop with (parts done, total parts)."""
 OnBlock = Callable[[], None]
 """Called after each block of a step that does not know how many steps there are."""
 Slices = tuple[slice, slice]
 
 
 class Block(NamedTuple):
-    """A rectangle of a picture, as (rows, columns)."""
+    """A rectangle of an image, as (rows, columns)."""
 
     place: Slices
-    """Where its result belongs."""
+    """The place of its result."""
     outer: Slices
-    """What is read for it: more by the halo, cut at the picture's edges."""
+    """The input for it: with the halo around it, cut at the image's edges."""
     inner: Slices
-    """Its place within `outer`."""
+    """The place within `outer`."""
 
 
 def blocks(height: int, width: int, halo: int = 0, side: int = SIDE_PX) -> list[Block]:
-    """Blocks that cover a picture once, row by row; one if it is no larger than `side`."""
+    """Blocks that cover an image once, row by row; a single one if it is no larger than `side`."""
     return [
         Block(*((row, column) for row, column in zip(rows, columns, strict=True)))
         for rows in _spans(height, halo, side)
@@ -43,20 +43,20 @@ def tell(on_block: OnBlock | None) -> None:
 
 
 class Parts:
-    """How far a loop over the items of a batch is, told after each part."""
+    """Reports the progress of a loop over the items of a batch, after each part."""
 
     def __init__(self, on_part: OnPart | None, items: int, parts: int):
-        """`parts`: of an item, or about so many; those beyond are told as the last but one."""
+        """`parts`: approximate number per item; further ones are reported as the last but one."""
         self._on_part, self._items, self._parts = on_part, items, parts
         self._item = self._part = 0
 
     def tell(self) -> None:
-        """A part of the item is done."""
+        """Report a finished part of the item."""
         self._part = min(self._part + 1, self._parts - 1)
         self._say()
 
     def end_item(self) -> None:
-        """All of the item is done."""
+        """Report that the item is finished."""
         self._item, self._part = self._item + 1, 0
         self._say()
 

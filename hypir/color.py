@@ -3,10 +3,10 @@
 wavelet: StableSR (Wang et al. 2023), section 3.3: high frequencies of the restored image, low
 frequencies of the input, split by the a-trous wavelet of 5 levels: a 3x3 binomial kernel, dilated
 by 1, 2, 4, 8, 16, edges replicated. adain: Huang and Belongie 2017: mean and standard deviation per
-channel. lab: Reinhard et al. 2001, the same of lightness, green-red and blue-yellow, here those of
-CIELAB; a black-and-white reference leaves no colour.
+channel. lab: Reinhard et al. 2001, the same for lightness, green-red and blue-yellow, here those of
+CIELAB; a black-and-white reference removes all colour.
 
-Images are (B, H, W, C); values outside [0, 1] are kept, callers clamp at the end.
+Images are (B, H, W, C); values outside [0, 1] are kept; callers clamp at the end.
 """
 
 from collections.abc import Callable
@@ -23,12 +23,12 @@ Convert = Callable[[Tensor], Tensor]
 METHODS = ("wavelet", "adain", "lab")
 WAVELET_LEVELS = 5
 HALO_PX = 2**WAVELET_LEVELS - 1
-"""How far the low pass reaches: 1 + 2 + 4 + 8 + 16 px."""
+"""Reach of the low pass: 1 + 2 + 4 + 8 + 16 px."""
 STRIP_PX, STRIP_PIXELS = 256, 2**20
-"""Rows and pixels handled at once, at most: bounds the memory of the transfer for any image."""
+"""Most rows and pixels processed at once: bounds the memory of the transfer for any image."""
 FLAT_STD = 1e-4
-"""A channel that varies less (a fortieth of a grey level) is flat: what is left is rounding, and
-AdaIN would stretch it to the contrast of the reference."""
+"""A channel with less variation (1/40 of a grey level) counts as flat: the rest is rounding error,
+and AdaIN would stretch it to the contrast of the reference."""
 
 
 def low_pass(image: Tensor) -> Tensor:
@@ -58,21 +58,21 @@ def transfer_color(
     """The image with the colours of the reference.
 
     wavelet: image + strength * low_pass(reference - image), which equals high(image) +
-    low(reference) at strength 1 since the low pass is linear.
+    low(reference) at strength 1, because the low pass is linear.
     adain: image + strength * ((image - mean) / std * std_reference + mean_reference - image).
     lab: the same in CIELAB.
 
     Args:
         image: (B, H, W, C).
-        reference: (B or 1, H', W', C), resized when its size differs.
+        reference: (B or 1, H', W', C), resized if its size differs.
         method: one of METHODS.
         strength: 0 keeps the image, 1 transfers fully.
-        device: where to compute (strip by strip), None = where the image is.
+        device: device of the computation (strip by strip), None = that of the image.
         on_part: see blocks.OnPart.
-        out: where to write, like `image`; None = a new tensor.
+        out: output tensor, shaped like `image`; None = a new tensor.
 
     Returns:
-        A new tensor of the image's shape, not clamped; the very same tensor at strength 0.
+        A new tensor of the image's shape, not clamped; the same tensor object at strength 0.
 
     Raises:
         ValueError: if the method is unknown or the batches do not fit.
@@ -92,7 +92,7 @@ def transfer_color_(
     device: torch.device | None = None,
     on_part: OnPart | None = None,
 ) -> None:
-    """transfer_color in place: beside the image it needs the memory of a strip only."""
+    """transfer_color in place: besides the image it needs only the memory of a strip."""
     _transfer(image, image, reference, method, strength, device or image.device, on_part)
 
 
@@ -134,7 +134,7 @@ def _wavelet_(
 ) -> None:
     """In place on (H, W, C), strip by strip.
 
-    Rows above a strip are already changed, so the difference of the last HALO_PX is carried along.
+    Rows above a strip are already changed, so the difference of the last HALO_PX rows is kept.
     """
     height, width = image.shape[:2]
     above = image[:0]
@@ -157,9 +157,9 @@ def _adain_(
     parts: Parts,
     space: tuple[Convert, Convert] = (torch.Tensor.float, torch.Tensor.float),
 ) -> None:
-    """In place on (H, W, C); a flat channel takes the reference's mean only.
+    """In place on (H, W, C); a flat channel takes only the reference's mean.
 
-    `space`: into the space in which the moments count, and back.
+    `space`: conversion to the space of the moments, and back.
     """
     into, back = space
     height, width = image.shape[:2]
@@ -198,13 +198,13 @@ def _into_lab(rows: Tensor) -> Tensor:
 
 
 class _Moments:
-    """Mean and variance per channel of rows that come strip by strip (Chan et al. 1979)."""
+    """Mean and variance per channel, accumulated over strips of rows (Chan et al. 1979)."""
 
     def __init__(self):
         self._count = 0
 
     def add(self, rows: Tensor) -> None:
-        """Count these rows (h, W, C) too."""
+        """Add these rows (h, W, C)."""
         std, mean = torch.std_mean(rows.float(), dim=(0, 1), correction=0)
         count = rows.shape[0] * rows.shape[1]
         if not self._count:
@@ -220,7 +220,7 @@ class _Moments:
 
 
 def _binomial(image: Tensor, dim: int, dilation: int) -> Tensor:
-    """(1, 2, 1)/4 along `dim` with edges replicated."""
+    """(1, 2, 1)/4 along `dim` with replicated edges."""
     last = image.shape[dim] - 1
     index = torch.arange(last + 1, device=image.device)
     before = image.index_select(dim, (index - dilation).clamp_min(0))

@@ -1,21 +1,19 @@
-"""Makes bad pictures from good ones: the second-order degradation that restoration is trained on.
+"""Second-order degradation of good images, for training restoration.
 
-One order is blur, resize, noise, JPEG; two orders in a row, a final sinc filter (overshoot and
-ringing) and a random order of the last steps reach most of what happens to pictures on the way
-through cameras, editors and networks. Source: Real-ESRGAN, Wang et al. 2021 (arXiv 2107.10833),
-section 3.
+One order is blur, resize, noise, JPEG. Two orders, a final sinc filter (overshoot and ringing) and
+a random order of the last steps cover most of what cameras, editors and networks do to images.
+Source: Real-ESRGAN, Wang et al. 2021 (arXiv 2107.10833), section 3.
 
-Chance: every item has one seed, and every number is drawn from generators of its own, so item i of
-a batch is that item alone with its seed. Parameters are drawn on the CPU, the same on every
-machine. Grain is drawn where the picture lies when that is a CUDA device (a Poisson draw on the CPU
-would stall training), else on the CPU: the host's pictures, which lie on the CPU, come out alike on
-every machine.
+Randomness: every item has one seed and its own generators, so item i of a batch equals that item
+alone with its seed. Parameters are drawn on the CPU, the same on every machine. Noise is drawn on
+the image's device if that is CUDA (a Poisson draw on the CPU would stall training), otherwise on
+the CPU. The host's images are on the CPU, so they are the same on every machine.
 
 The building blocks are in degradation_kernels.py, the ranges in degradation_presets.py. Runs on the
-CPU and on CUDA, in float32 with JPEG in float64. No gradient flows through.
+CPU and on CUDA, in float32 with JPEG in float64, without gradients.
 
-Memory: every step holds a picture before and after it, which differ in size and are random in
-number, and otherwise blocks; nothing needs a transform of the whole picture.
+Memory: every step holds its input and output image, and otherwise only blocks; no step transforms
+the whole image at once.
 """
 
 import math
@@ -44,13 +42,13 @@ T = TypeVar("T")
 
 KERNEL_SIDES = tuple(range(7, 22, 2))  # px, as published
 RESIZE_MODES = ("area", "bilinear", "bicubic")  # equally likely, as published
-POISSON_LEVELS = 256  # photons at white for noise of scale 1; the published code counts grey levels
+POISSON_LEVELS = 256  # photons for white at noise scale 1; the published code counts grey levels
 MAX_SCALE = 8
 DRAWN_AT_ONCE = 2**20
-"""Numbers of grain; a multiple of 16, by which torch draws normal ones: so all together are the
-same, however many are drawn at once."""
+"""Noise values per draw; a multiple of 16, torch's unit for normal numbers, so that the values do
+not depend on how many are drawn at once."""
 STEPS = 10
-"""Passes over a picture of the input's size, about, that a recipe makes."""
+"""Approximate number of passes of a recipe over an image of the input's size."""
 
 
 def degrade(
@@ -60,21 +58,21 @@ def degrade(
     seeds: Sequence[int],
     on_part: OnPart | None = None,
 ) -> Tensor:
-    """Degraded and smaller copies of good pictures.
+    """Degraded and reduced copies of good images.
 
     Args:
         image: (B,H,W,3) in [0,1]; no alpha.
-        preset: name of a preset (light, medium, heavy, old_photo, web_video), or a recipe.
+        preset: a preset's name (light, medium, heavy, old_photo, web_video), or a recipe.
         scale: output side = max(1, round(input side / scale)), 1 to 8.
-        seeds: one per picture, each 0 to 2**64 - 1.
+        seeds: one per image, each 0 to 2**64 - 1.
         on_part: see blocks.OnPart.
 
     Returns:
         (B,h,w,3) in [0,1] at multiples of 1/255, dtype and device of `image`.
 
     Raises:
-        ValueError: if the preset is unknown, the scale outside 1 to 8, the channels not three, or
-            the seeds not one per picture.
+        ValueError: if the preset is unknown, the scale not in 1..8, the number of channels not
+            three, or the number of seeds not that of the images.
     """
     if isinstance(preset, str):
         if preset not in PRESETS:
@@ -97,13 +95,13 @@ def degrade_pixels(
     seeds: Sequence[int],
     on_part: OnPart | None = None,
 ) -> Tensor:
-    """As degrade, for tensors as training has them: (B,3,H,W), but in [0,1]; same result."""
+    """Degrade training tensors (B,3,H,W), but in [0,1]; same result as degrade."""
     if pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
         raise ValueError(f"pixels must be (batch, 3, height, width), got {tuple(pixels.shape)}")
     if not (isinstance(scale, int) and 1 <= scale <= MAX_SCALE):
         raise ValueError(f"scale must be a whole number from 1 to {MAX_SCALE}, got {scale}")
     if len(seeds) != len(pixels):
-        raise ValueError(f"{len(pixels)} pictures need {len(pixels)} seeds, got {len(seeds)}")
+        raise ValueError(f"{len(pixels)} images need {len(pixels)} seeds, got {len(seeds)}")
     size = _scaled_size(pixels, scale)
     results = pixels.new_empty(*pixels.shape[:2], *size)
     parts = Parts(on_part, len(pixels), STEPS * len(blocks(*pixels.shape[-2:])))
@@ -134,11 +132,11 @@ class _Dice:
         return self.uniform((0, 1)) < probability
 
     def integer(self, bounds: tuple[int, int]) -> int:
-        """Both bounds included."""
+        """A whole number, both bounds included."""
         return math.floor(self.uniform((bounds[0], bounds[1] + 1)))
 
     def choose(self, options: Sequence[tuple[T, float]]) -> T:
-        """One of the options, each with its weight."""
+        """One of the options, drawn by weight."""
         left = self.uniform((0, sum(weight for _, weight in options)))
         for option, weight in options:
             if left < weight:
@@ -147,7 +145,7 @@ class _Dice:
         return options[-1][0]
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """A generator for one step's grain; its own, so that sizes do not shift later draws."""
+        """A separate generator for one step's noise, so that sizes do not shift later draws."""
         return seeded_generator(self.integer((0, 2**32 - 1)), device)
 
 
@@ -166,8 +164,8 @@ def _degrade_one(
     picture = _blurred(picture, last, dice, tell)
     picture = _resized(picture, last, dice, size, recipe.antialias, tell)
     picture = _noisy(picture, last, dice, tell).clamp_(0, 1)
-    # One more resize, to the size of the result, with the last sinc before or after the last JPEG:
-    # a picture that was compressed and then scaled has no blocks of 8 px any more.
+    # A further resize to the size of the result, with the last sinc before or after the last JPEG:
+    # an image that is scaled after compression no longer has blocks of 8 px.
     jpeg_first = dice.chance(recipe.jpeg_first)
     if jpeg_first:
         picture = _compressed(picture, last, dice, tell)
@@ -183,7 +181,7 @@ def _degrade_one(
 
 
 def _blurred(picture: Tensor, order: Order, dice: _Dice, tell: OnBlock) -> Tensor:
-    """Maybe filtered by a random kernel."""
+    """Apply a random kernel, with the order's probability."""
     if not dice.chance(order.blur):
         return picture
     side = dice.choose([(k, 1) for k in KERNEL_SIDES])
@@ -219,7 +217,7 @@ def _resized(
     antialias: bool,
     tell: OnBlock,
 ) -> Tensor:
-    """Resized to a random share of a size (height, width)."""
+    """Resize by a random factor relative to a size (height, width)."""
     up, down, keep = order.resize
     bounds = dice.choose(
         [((1.0, order.factor[1]), up), ((order.factor[0], 1.0), down), ((1.0, 1.0), keep)]
@@ -232,7 +230,7 @@ def _resized(
 def _interpolate(
     picture: Tensor, size: tuple[int, int], dice: _Dice, antialias: bool, tell: OnBlock
 ) -> Tensor:
-    """Resized to the size in a random manner; the picture itself if it has that size."""
+    """Resize to a size with a random method; unchanged if it has that size."""
     mode = dice.choose([(mode, 1) for mode in RESIZE_MODES])
     if tuple(picture.shape[-2:]) == size:
         return picture
@@ -240,7 +238,7 @@ def _interpolate(
 
 
 def _noisy(picture: Tensor, order: Order, dice: _Dice, tell: OnBlock) -> Tensor:
-    """Maybe with Gaussian or Poisson noise, coloured or grey, in place; not clamped."""
+    """Add Gaussian or Poisson noise, coloured or grey, perhaps; in place, not clamped."""
     if not dice.chance(order.noise):
         return picture
     gaussian, gray = dice.chance(order.gaussian), dice.chance(order.gray)
@@ -248,7 +246,7 @@ def _noisy(picture: Tensor, order: Order, dice: _Dice, tell: OnBlock) -> Tensor:
     device = picture.device if picture.device.type == "cuda" else torch.device("cpu")
     generator = dice.generator(device)
     picture = picture.contiguous()
-    # Rows of numbers that share their noise: three channels if it is grey, all in a row if not.
+    # Rows that share their noise: three channels for grey noise, otherwise all values in one row.
     planes = picture.view(3, -1) if gray else picture.view(1, -1)
     weights = picture.new_tensor((0.299, 0.587, 0.114) if gray else (1.0,))[:, None]
     for part in _drawn_together(planes, device):
@@ -264,23 +262,23 @@ def _noisy(picture: Tensor, order: Order, dice: _Dice, tell: OnBlock) -> Tensor:
 
 
 def _drawn_together(planes: Tensor, device: torch.device) -> list[Tensor]:
-    """Views of the planes (n, N) that grain is drawn for in turn; a GPU draws it all at once."""
+    """Views of the planes (n, N) whose noise is drawn in turn; a GPU draws all at once."""
     count = planes.shape[1]
     if device.type == "cuda":
         return [planes]
-    # Fewer than 16 numbers are drawn in another way, so a short rest goes to the last part.
+    # torch draws fewer than 16 numbers differently, so a short rest joins the last part.
     starts = range(0, max(count - 15, 1), DRAWN_AT_ONCE)
     stops = [*starts[1:], count]
     return [planes[:, start:stop] for start, stop in zip(starts, stops, strict=True)]
 
 
 def _compressed(picture: Tensor, order: Order, dice: _Dice, tell: OnBlock) -> Tensor:
-    """Through JPEG of random quality, if the order has it."""
+    """Compress with JPEG of random quality, if the order includes it."""
     return picture if order.quality is None else jpeg(picture, dice.integer(order.quality), tell)
 
 
 def _aged(picture: Tensor, aging: Aging, dice: _Dice, tell: OnBlock) -> Tensor:
-    """A faded print with scratches and dust; marks grow with the picture, from about a pixel."""
+    """A faded print with scratches and dust, whose size grows with the image, from about 1 px."""
     white, cast = dice.uniform(aging.white), dice.uniform(aging.cast)
     picture = fade(
         picture,

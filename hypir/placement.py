@@ -1,10 +1,10 @@
-"""Whether a latent still shows, in its place, the picture of the latent it came from.
+"""Whether a latent still shows the image of its source latent in the same place.
 
-Nodes between two of ours may change a latent's values (add, blend, sample again), which leaves the
-picture where it is, or move it (flip, rotate, roll), which does not. The place is found by circular
-cross-correlation: of the latent as it was, turned and shifted in every way, the likeness with the
-latent as it is must be greatest for the one that is neither. Cells that came through to the bit
-settle it beforehand: what was pasted over the rest (composite) moves nothing.
+Nodes between ours can change a latent's values (add, blend, sample again), which leaves the image
+in place, or move it (flip, rotate, roll). Circular cross-correlation decides: among all flips,
+rotations and shifts of the earlier latent, the similarity with the current one must be greatest for
+none. Cells that are equal bit for bit decide it at once: pasting over the rest (composite) moves
+nothing.
 
     c(dy, dx) = sum a(y, x) b(y + dy, x + dx) / (|a| |b|)     by Fourier transform
 """
@@ -13,37 +13,36 @@ import torch
 from torch import Tensor
 
 MARGIN = 0.02
-"""How much likelier another place must be: neighbours in a smooth picture are much alike."""
+"""How much more likely another place must be: neighbours in a smooth image are similar."""
 FOUND = 0.5
-"""From which likeness on a picture counts as found at another place."""
+"""Smallest similarity at which an image counts as found in another place."""
 PART = 8
-"""Cells along a side of the parts that are looked for one by one."""
+"""Side in cells of the parts that are searched individually."""
 SETTLED = 0.75
-"""Share of the parts that must be in their place."""
+"""Share of the parts that must be in place."""
 KEPT, MOVED, UNKNOWN = "kept", "moved", "unknown"
 
 _TURNS = ((), (-1,), (-2,), (-2, -1))
-"""Axes along which a picture is mirrored: not at all, across, down, turned by half."""
+"""Axes of mirroring: none, horizontal, vertical, both (rotated by 180 degrees)."""
 
 
 def place(before: Tensor, now: Tensor) -> str:
-    """Where the pictures of a latent lie that came from another.
+    """Where the images of a latent are, relative to an earlier latent.
 
     Args:
-        before: (A, C, h, w), the latent whose place is known.
+        before: (A, C, h, w), the latent with known placement.
         now: (B, C, h, w), the latent in question; any order and number of items.
 
     Returns:
-        KEPT if every picture of `now` lies where one of `before` lay; MOVED if one was found
-        mirrored, turned or shifted; UNKNOWN for one of another size, stretched, or of another
-        picture.
+        KEPT if every image of `now` is where one of `before` was; MOVED if one was found mirrored,
+        rotated or shifted; UNKNOWN for another size, a stretched image or another image.
     """
     if now.shape[1:] != before.shape[1:]:
         return UNKNOWN
     old = [_detail(item) for item in before]
     places = set()
     for i, item in enumerate(now):
-        # In the order of a repeated batch first, so that the usual case is one comparison.
+        # The order of a repeated batch first, so that the usual case needs one comparison.
         order = sorted(range(len(before)), key=lambda j, i=i: j != i % len(before))
         if not any(_is_partly_equal(before[j], item) for j in order):
             found = {_place(old[j], _detail(item)) for j in order}
@@ -52,7 +51,7 @@ def place(before: Tensor, now: Tensor) -> str:
 
 
 def _place(before: Tensor, now: Tensor) -> str:
-    """Of one picture; both as _detail gives them."""
+    """The result for one image; both from _detail."""
     still, elsewhere = _likeness(before, now)
     if still > 0 and still >= elsewhere - MARGIN:
         return UNKNOWN if _is_stretched(before, now) else KEPT
@@ -60,10 +59,10 @@ def _place(before: Tensor, now: Tensor) -> str:
 
 
 def _is_stretched(before: Tensor, now: Tensor) -> bool:
-    """Whether parts of a picture are found elsewhere, though the whole is in its place.
+    """Whether parts of an image are found elsewhere although the whole is in place.
 
-    It was enlarged or shrunk around a point that stayed. Pictures of less than 4 parts a side
-    (256 px) are too small to tell.
+    It was then scaled around a fixed point. Images of less than 4 parts per side (256 px) are too
+    small to decide.
     """
     height, width = before.shape[-2:]
     if min(height, width) < 4 * PART:
@@ -78,7 +77,7 @@ def _is_stretched(before: Tensor, now: Tensor) -> bool:
 
 
 def _is_partly_equal(before: Tensor, now: Tensor) -> bool:
-    """Whether all cells are the same to the bit, or some that differ from their neighbours are."""
+    """Whether all cells are equal bit for bit, or some that differ from their neighbours are."""
     same = (before == now.to(before)).all(dim=0)
     if bool(same.all()):
         return True
@@ -88,13 +87,13 @@ def _is_partly_equal(before: Tensor, now: Tensor) -> bool:
 
 
 def _detail(item: Tensor) -> Tensor:
-    """(C, h, w) float32 on the CPU without its mean: flat parts look alike everywhere."""
+    """(C, h, w) float32 on the CPU without its mean, because flat parts are similar everywhere."""
     item = item.detach().to("cpu", torch.float32)
     return item - item.mean(dim=(-2, -1), keepdim=True)
 
 
 def _likeness(before: Tensor, now: Tensor, turns=_TURNS) -> tuple[float, float]:
-    """Correlation in place, and the greatest at any other place or turn; both -1 to 1."""
+    """Correlation in place, and the greatest at any other place or flip; both from -1 to 1."""
     scale = float(before.norm() * now.norm())
     if scale == 0:
         return 0.0, 0.0

@@ -1,17 +1,18 @@
-"""Texture richness: a number for how busy a picture is, and ways to ask for it.
+"""Texture richness: a measure of fine texture in an image, and its use as a condition.
 
-The paper conditions on statistics of the Laplacian response without publishing the formula; the
-definition here is this project's own. Legend:
+The paper conditions on statistics of the Laplacian response but gives no formula; the definition
+here is this project's own. Legend:
 
     Y        luma of BT.601, 0.299 R + 0.587 G + 0.114 B, in [0,1]
     L        Y convolved with [[0,1,0],[1,-4,1],[0,1,0]], symmetric padding
-    sigma    standard deviation of L over the picture, a mask or a window
-    richness log2(sigma / 0.005) / 6: sigma 0.005 gives 0 and 0.32 gives 1, a sixth is a doubling
+    sigma    standard deviation of L over the image, a mask or a window
+    richness log2(sigma / 0.005) / 6: 0 at sigma 0.005, 1 at 0.32; a step of 1/6 doubles sigma
 
-Richness is not clipped where it is computed, only on maps. Sharp photographs of 512 px read about
-0.75 to 0.82, the same ones enlarged 4x 0.05 to 0.3. Noise reads as texture, so the number says
-little about a degraded picture: measure clean ones. Large pictures are taken in blocks, whose sums
-are formed in float64 on the CPU: running sums over a large picture lose too much in float32.
+Richness is clipped only on maps, not where it is computed. Sharp photographs at 512 px measure
+about 0.75 to 0.82, the same photographs enlarged 4x 0.05 to 0.3. Noise counts as texture, so the
+number means little for a degraded image: measure clean images. Large images are processed in
+blocks, with sums in float64 on the CPU, because sums over a large image lose too much precision in
+float32.
 """
 
 import math
@@ -23,12 +24,14 @@ from torch import Tensor
 from .blocks import Block, OnPart, Parts, blocks
 
 SIGMA_AT_ZERO = 0.005  # sigma of richness 0
-DOUBLINGS = 6  # doublings of sigma from richness 0 to 1
-SIGMA_FLOOR = 1e-6  # a flat picture counts as this: richness -2.05 instead of minus infinity
-WINDOW_PX = 128  # of the map: tells sky from grass in one photo, still 16,384 samples
+DOUBLINGS = 6  # number of doublings of sigma from richness 0 to 1
+SIGMA_FLOOR = 1e-6  # sigma of a flat image: richness -2.05 instead of minus infinity
+WINDOW_PX = (
+    128  # window of the map: separates sky from grass in a photo, and still has 16,384 samples
+)
 
 WHOLE_PIXELS = 2**21
-"""Batches up to this size are measured in one go, as training does."""
+"""Batches up to this size are measured at once, as in training."""
 
 
 def sigma_to_richness(sigma: Tensor) -> Tensor:
@@ -42,7 +45,7 @@ def richness_to_sigma(richness: Tensor) -> Tensor:
 
 
 def luma(image: Tensor) -> Tensor:
-    """BT.601 luma (B,H,W) in float32 of an image (B,H,W,C); alpha does not count, gray is luma."""
+    """BT.601 luma (B,H,W) in float32 of an image (B,H,W,C); alpha is ignored, gray is luma."""
     image = image.float()
     if image.shape[-1] < 3:
         return image[..., 0]
@@ -53,8 +56,8 @@ def luma(image: Tensor) -> Tensor:
 def laplacian_response(plane: Tensor) -> Tensor:
     """Laplacian of planes (B,H,W) with symmetric padding, same size, from 1x1 up.
 
-    Padding symmetrically by one pixel repeats the edge. Differences are summed, rather than four
-    times the centre subtracted, so that a flat plane answers exactly 0.
+    Symmetric padding by one pixel repeats the edge. It sums differences instead of subtracting four
+    times the centre, so that a flat plane gives exactly 0.
     """
     padded = F.pad(plane[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     up, down = padded[:, :-2, 1:-1] - plane, padded[:, 2:, 1:-1] - plane
@@ -65,7 +68,7 @@ def laplacian_response(plane: Tensor) -> Tensor:
 def measure_richness(
     image: Tensor, mask: Tensor | None = None, on_part: OnPart | None = None
 ) -> Tensor:
-    """Texture richness of each picture of a batch.
+    """Texture richness of each image of a batch.
 
     Args:
         image: (B,H,W,C) in [0,1].
@@ -76,7 +79,7 @@ def measure_richness(
         (B,) float32, unclipped.
 
     Raises:
-        ValueError: if the mask has another size or batch, or leaves nothing of a picture.
+        ValueError: if the mask has another size or batch, or is empty for an image.
     """
     batch, height, width = image.shape[:3]
     if mask is None and batch * height * width <= WHOLE_PIXELS:
@@ -100,20 +103,22 @@ def measure_richness(
             sums.add(response, None if masks is None else masks[i][block.place][None])
             parts.tell()
         if not sums.weight > 0:
-            raise ValueError("mask is empty: no pixel is left to measure; paint at least one pixel")
+            raise ValueError(
+                "the mask is empty, so there is nothing to measure; paint at least one pixel"
+            )
         sigmas.append(sums.sigma())
         parts.end_item()
     return sigma_to_richness(torch.tensor(sigmas, dtype=torch.float32, device=image.device))
 
 
 class Sums:
-    """Sums of numbers and their squares, in float64; their deviation follows."""
+    """Sums of numbers and their squares in float64, for their standard deviation."""
 
     def __init__(self):
         self.weight = self._first = self._second = 0.0
 
     def add(self, values: Tensor, weight: Tensor | None = None) -> None:
-        """Count these too, each with a weight that is clamped to [0, 1], or 1."""
+        """Add numbers, each with a weight clamped to [0, 1], or 1."""
         values = values.cpu().double()
         if weight is None:
             self.weight += values.numel()
@@ -131,20 +136,20 @@ class Sums:
         return math.sqrt(max(self._second / self.weight - mean**2, 0.0))
 
     def richness(self) -> float:
-        """sigma_to_richness of it."""
+        """Their richness."""
         return float(sigma_to_richness(torch.tensor(self.sigma(), dtype=torch.float64)))
 
 
 def inner_part(planes: Tensor, block: Block) -> Tensor:
-    """Of planes (B,h,w) over a block's outer rectangle those of its place."""
+    """The inner part of planes (B,h,w) over a block's outer rectangle."""
     return planes[:, block.inner[0], block.inner[1]]
 
 
 def richness_map(image: Tensor, window: int = WINDOW_PX, on_part: OnPart | None = None) -> Tensor:
     """Texture richness around each pixel, as a mask.
 
-    The standard deviation is taken over a square window centred on the pixel and cut at the border
-    of the picture; a window of twice the picture's sides reads measure_richness everywhere.
+    It is computed from the standard deviation in a square window around the pixel, cut at the image
+    border. A window of twice the image's sides gives measure_richness everywhere.
 
     Args:
         image: (B,H,W,C) in [0,1].
@@ -176,7 +181,7 @@ def richness_map(image: Tensor, window: int = WINDOW_PX, on_part: OnPart | None 
 
 
 def _response(image: Tensor, place: tuple[slice, slice]) -> Tensor:
-    """laplacian_response (1,h,w) of luma over a rectangle of a picture (H,W,C)."""
+    """laplacian_response (1,h,w) of luma over a rectangle of an image (H,W,C)."""
     outer, inner = [], []
     for side, length in zip(place, image.shape[:2], strict=True):
         first, last = max(side.start - 1, 0), min(side.stop + 1, length)
@@ -187,7 +192,7 @@ def _response(image: Tensor, place: tuple[slice, slice]) -> Tensor:
 
 
 def box_mean(plane: Tensor, window: int) -> Tensor:
-    """Mean over the window around each pixel of (B,H,W), cut at the borders; wants float64."""
+    """Mean over the window around each pixel of (B,H,W), cut at the borders; needs float64."""
     for axis in (1, 2):
         length = plane.shape[axis]
         place = torch.arange(length)
@@ -206,15 +211,15 @@ def box_mean(plane: Tensor, window: int) -> Tensor:
 def init_texture_mlp(
     width: int, *, hidden: int = 256, num_frequencies: int = 8, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Fresh weights of the richness embedding; the token is zero until they are trained.
+    """Initial weights of the richness embedding; the token is zero until they are trained.
 
     Args:
         width: width of the prior's text tokens.
         hidden: width of the hidden layer.
         num_frequencies: Fourier frequencies, from 1/4 to 8 periods per unit of richness, evenly
-            spaced in logarithm: the slowest tells the ends of the scale apart, the fastest steps of
-            0.03.
-        seed: of the first layer; the last one starts at zero.
+            spaced on a log scale: the lowest separates the ends of the scale, the highest resolves
+            steps of 0.03.
+        seed: seed of the first layer; the last layer starts at zero.
 
     Returns:
         dict of float32 tensors: `frequencies`, `in.weight`, `in.bias`, `out.weight`, `out.bias`.
@@ -233,10 +238,10 @@ def init_texture_mlp(
 
 
 def check_texture_mlp(weights: dict[str, Tensor], width: int) -> None:
-    """Raise unless the weights are a whole richness embedding for tokens of this width.
+    """Raise ValueError unless the weights are a complete richness embedding for this token width.
 
     Raises:
-        ValueError: names the first missing, unknown, misshapen or not finite tensor.
+        ValueError: with the first tensor that is missing, unknown, misshapen or not finite.
     """
     expected = {"frequencies", "in.weight", "in.bias", "out.weight", "out.bias"}
     if missing := sorted(expected - weights.keys()):
@@ -260,21 +265,21 @@ def check_texture_mlp(weights: dict[str, Tensor], width: int) -> None:
             )
         if not weights[name].is_floating_point():
             raise ValueError(
-                f"texture MLP tensor '{name}' must hold floating point numbers, "
-                f"got {weights[name].dtype}"
+                f"texture MLP tensor '{name}' must contain floating-point numbers, got "
+                f"{weights[name].dtype}"
             )
         if not torch.isfinite(weights[name].float()).all():
-            raise ValueError(f"texture MLP tensor '{name}' holds NaN or infinity")
+            raise ValueError(f"texture MLP tensor '{name}' contains NaN or infinity")
 
 
 def embed_richness(richness: Tensor, weights: dict[str, Tensor]) -> Tensor:
-    """One token per picture that tells the network how rich its texture shall be.
+    """One token per image that gives the network the requested texture richness.
 
     features = [sin(2 pi f r), cos(2 pi f r)] (Tancik et al. 2020), token = out(silu(in(features))).
 
     Args:
         richness: r, (B,), unclipped.
-        weights: as init_texture_mlp gives them.
+        weights: as returned by init_texture_mlp.
 
     Returns:
         (B,1,width) on the weights' device and in their dtype.

@@ -1,7 +1,7 @@
-"""Restored detail scaled until a picture has the texture richness that is asked for.
+"""Scale restored detail until an image has the requested texture richness.
 
-Detail, measure and search are block by block, so no plane of the picture's size is held beside the
-result, whatever the size. Sums are float64.
+Detail, measurement and search run block by block, so no further plane of the image's size is kept
+in memory. Sums are in float64.
 """
 
 import math
@@ -22,21 +22,21 @@ from .texture import (
     richness_to_sigma,
 )
 
-GAIN_BOUNDS = (0.0, 4.0)  # 4 = two doublings, a third of the whole scale
-MET_WITHIN = 0.005  # a picture this near to the target is returned as it is
+GAIN_BOUNDS = (0.0, 4.0)  # 4 = two doublings, a third of the richness scale
+MET_WITHIN = 0.005  # an image this close to the target is returned unchanged
 SEARCH_WITHIN = 0.001  # the search ends here
-DETAIL_RADIUS_PX = 3  # wider windows gave wider halos and no more reach, by eye and number
+DETAIL_RADIUS_PX = 3  # wider windows gave wider halos and no more effect, by eye and in numbers
 DETAIL_FLOOR = 1e-4  # variance (0.01 squared) below which the source counts as flat
 DETAIL_HALO_PX = 2 * DETAIL_RADIUS_PX  # a mean over windows of means over windows
 SEARCH_STEPS = 24
-PASSES = 8  # over a picture in match_texture, mostly
+PASSES = 8  # typical number of passes over an image in match_texture
 
 
 class TextureMatch(NamedTuple):
-    """What match_texture gives."""
+    """The result of match_texture."""
 
     image: Tensor
-    """(B,H,W,C) in [0,1]; the very same tensor as the input when nothing had to change."""
+    """(B,H,W,C) in [0,1]; the input tensor itself if nothing had to change."""
     richness: Tensor
     """(B,) float32 on the CPU, measured on `image`."""
     gain: Tensor
@@ -49,35 +49,35 @@ def match_texture(
     richness: float | Sequence[float],
     on_part: OnPart | None = None,
 ) -> TextureMatch:
-    """Scale the restored detail of each picture until its richness is the one asked for.
+    """Scale the restored detail of each image until it has the requested richness.
 
-    Restored detail D is the part of the restored luma that the source cannot explain: what remains
-    after a local linear fit of the restored luma by the source's (guided filter, He et al. 2010,
-    windows of 7 px). Edges that the source already has stay, its noise does not come back when
-    detail is turned down, and a smooth change of tone is no detail. The result is
+    Restored detail D is the part of the restored luma that the source does not explain: the
+        residual
+    of a local linear fit of the restored luma by the source's (guided filter, He et al. 2010,
+    windows of 7 px). Edges in the source are kept, its noise does not return when detail is
+    reduced, and a smooth change of tone does not count as detail. The result is
 
         clamp(image + (gain - 1) * D, 0, 1)
 
-    with D added alike to red, green and blue, so that colour differences stay. Apart from the
+    with the same D added to red, green and blue, so that colour differences stay. Apart from the
     clamp, sigma(gain)^2 is a parabola; the gain stays on its rising side and within GAIN_BOUNDS, so
-    that more asked is more given. The clamp is inside the search: the richness reached is that of
-    the result.
+    that the result increases with the request. The search includes the clamp: the reported richness
+    is that of the result.
 
     Args:
-        image: restored picture (B,H,W,C) in [0,1]; alpha is kept.
+        image: restored image (B,H,W,C) in [0,1]; alpha is kept.
         source: the enlarged input, (B or 1,H,W,C), of the same size.
-        richness: target, one for all or one per picture.
+        richness: target, one for all or one per image.
         on_part: see blocks.OnPart.
 
     Returns:
-        TextureMatch. Beside the two pictures and the result only blocks are held, so the memory
-        does not grow with the size. A picture within 0.005 of its target is returned to the bit,
-        with gain 1; the others end within 0.001 unless the bounds stop them, which the caller sees
-        from `richness`.
+        TextureMatch. Besides the two images and the result only blocks are in memory. An image
+        within 0.005 of its target is returned unchanged, with gain 1. Others end within 0.001
+        unless the gain reaches a limit, which shows in `richness`.
 
     Raises:
-        ValueError: if the source has another size, or a target is not finite or not one per
-            picture.
+        ValueError: if the source has another size, a target is not finite, or there is not one
+            target per image.
     """
     batch = image.shape[0]
     given = [richness] * batch if isinstance(richness, int | float) else list(richness)
@@ -89,9 +89,9 @@ def match_texture(
             raise ValueError(f"richness must be a finite number, got {target}")
     if source.shape[1:3] != image.shape[1:3] or source.shape[0] not in (1, batch):
         raise ValueError(
-            "source must have the image's batch (or 1), height and width "
-            f"{tuple(image.shape[:3])}, got {tuple(source.shape[:3])}; "
-            "enlarge the source to the restored size first"
+            "the the source must have the image's batch (or 1), height and width "
+            f"{tuple(image.shape[:3])}, got {tuple(source.shape[:3])}; enlarge the source to the "
+            "restored size first"
         )
     result: Tensor | None = None
     reached, gains = [], []
@@ -120,7 +120,7 @@ def match_texture(
 
 
 def _measured(image: Tensor, todo: list[Block], parts: Parts) -> float:
-    """Richness of one picture (H,W,C)."""
+    """Richness of one image (H,W,C)."""
     sums = Sums()
     for block in todo:
         sums.add(inner_part(laplacian_response(luma(image[block.outer][None])), block))
@@ -131,10 +131,10 @@ def _measured(image: Tensor, todo: list[Block], parts: Parts) -> float:
 def _match_one(
     result: Tensor, image: Tensor, source: Tensor, target: float, now: float, parts: Parts
 ) -> tuple[float, float]:
-    """match_texture for one picture (H,W,C), written into `result`: richness and gain.
+    """match_texture for one image (H,W,C), written into `result`; returns richness and gain.
 
-    While the gain is searched for, the first channel of the result holds the detail, which no gain
-    changes: so no plane of the picture's size is needed beside it.
+    During the search, the first channel of the result stores the detail, which does not depend on
+    the gain, so no further plane of the image's size is needed.
     """
     todo = blocks(*image.shape[:2], halo=1)
     fits = result.dtype == torch.float32
@@ -169,7 +169,7 @@ def _match_one(
             parts.tell()
         return sums.richness()
 
-    # with c at the floor nothing was restored: no gain changes anything
+    # with c at its floor there is no restored detail: the gain has no effect
     value, gain = (now, 1.0) if c <= SIGMA_FLOOR**2 else _search(target, now, (a, b, c), reached)
     for block in blocks(*image.shape[:2]):
         place = result[block.place]
@@ -184,16 +184,16 @@ def _search(
     parabola: tuple[float, float, float],
     reached: Callable[[float], float],
 ) -> tuple[float, float]:
-    """Richness and gain, nearest to the target; `reached` tells the richness of a gain."""
+    """Richness and gain closest to the target; `reached` gives the richness for a gain."""
     a, b, c = parabola
     least, most = GAIN_BOUNDS
     low, high = (1.0, most) if target > now else (min(max(-b / c, least), 1.0), 1.0)
     bound = high if target > now else low
     value = reached(bound)
-    if (value - target) * (now - target) >= 0:  # the bound does not reach past the target
+    if (value - target) * (now - target) >= 0:  # the limit does not reach the target
         return value, bound
     variance = float(richness_to_sigma(torch.tensor(target))) ** 2
-    gain = (math.sqrt(max(b * b - c * (a - variance), 0.0)) - b) / c  # right but for the clamp
+    gain = (math.sqrt(max(b * b - c * (a - variance), 0.0)) - b) / c  # exact except for the clamp
     for _ in range(SEARCH_STEPS):
         if not low < gain < high:
             gain = (low + high) / 2
@@ -206,7 +206,7 @@ def _search(
 
 
 def _restored_detail(restored: Tensor, source: Tensor) -> Tensor:
-    """Restored luma minus its guided filtering by the source's luma, both (1,h,w); float32."""
+    """Restored luma minus its guided filter by the source's luma, both (1,h,w); float32."""
     guide, plane = source.cpu().double(), restored.cpu().double()
     window = 2 * DETAIL_RADIUS_PX + 1
     guide_mean, plane_mean = box_mean(guide, window), box_mean(plane, window)

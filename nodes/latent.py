@@ -124,15 +124,16 @@ class HYPIRInjectNoise(io.ComfyNode):
     def execute(cls, model, samples, strength, seed, variants=1, mask=None) -> io.NodeOutput:
         if not 0 <= strength < float("inf"):
             raise ValueError(
-                f"noise strength must be a finite number from 0 up, got {strength:g}; 0 adds none"
+                f"noise strength must be a finite number, at least 0, got {strength:g}; 0 adds no "
+                "noise"
             )
         prior = _model.detect_prior(model)
         _model.check_latent(samples["samples"], prior)
         latent, seeds = samples["samples"], item_seeds(seed, samples)
         out = dict(samples)
         if variants > 1:
-            # In the order of the host's Repeat Latent Batch, so that masks and conditions that hold
-            # one entry per image go on fitting: the host repeats them in this order too.
+            # In the order of the host's Repeat Latent Batch, so that masks and conditions with one
+            # entry per image still match: the host repeats them in this order too.
             seeds = [s for v in range(variants) for s in item_seeds_after(seeds, v)]
             latent = latent.repeat(variants, 1, 1, 1)
             out["batch_index"] = list(range(latent.shape[0]))
@@ -140,8 +141,8 @@ class HYPIRInjectNoise(io.ComfyNode):
                 mask = mask.repeat(variants, 1, 1)
         size = true_size(samples)
         if mask is not None and not bool(mask.any()):
-            log.warning("HYPIR Inject Noise: the mask is empty, no noise is added")
-        # The strength counts in the model's units: the host's LATENT is larger by 1 / scale.
+            log.warning("HYPIR Inject Noise: the mask is empty, so no noise is added")
+        # The strength is in the model's unit: the host's LATENT is larger by 1 / scale.
         noisy = inject_noise(latent, strength / prior.latent_scale, seeds, mask, size=size)
         return io.NodeOutput(with_size(out, noisy, size))
 
@@ -243,12 +244,12 @@ class HYPIRDecode(io.ComfyNode):
 
 
 def _check_place(samples: dict, size: tuple[int, int]) -> None:
-    """Raises ValueError where the reference's size would cut a picture that lies elsewhere."""
+    """Raise ValueError if cropping to the reference's size would cut an image that was moved."""
     if size != padded_size(*size) and is_moved(samples):
         raise ValueError(
-            f"a node moved the picture in the latent (flip, rotate, shift), so the {size[1]}x"
-            f"{size[0]} px of the reference no longer lie top left in it; move the image before "
-            f"HYPIR Encode, or the decoded one, instead"
+            "a node moved the image in the latent (flip, rotate, shift), so the "
+            f"{size[1]}x{size[0]} px of the reference are no longer at the top left; move the "
+            "image before HYPIR Encode or after HYPIR Decode instead"
         )
 
 

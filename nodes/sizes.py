@@ -1,8 +1,7 @@
-"""The true size of a picture in a LATENT, which belongs to the latent that it was made for.
+"""The true size of an image in a LATENT, valid only for the latent it was made for.
 
-The host's nodes carry the key along whatever they do to the latent. So the latent itself is kept
-beside the size, and compared: where it is another one, the size counts only if the picture still
-lies where it lay.
+The host's nodes keep the key whatever they do to the latent. So the latent itself is stored with
+the size and compared: if it has changed, the size is valid only if the image is still in its place.
 """
 
 from dataclasses import dataclass
@@ -12,23 +11,23 @@ from torch import Tensor
 from ..hypir.placement import KEPT, MOVED, place
 
 SIZE_KEY = "hypir_size"
-"""Key of a LATENT: the Picture in it."""
+"""Key in a LATENT: its Picture."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that lies top left in a padded latent."""
+    """An image at the top left of a padded latent."""
 
     size: tuple[int, int] | None
-    """(height, width) in pixels; None: it lies elsewhere, a node has moved it."""
+    """(height, width) in pixels; None if a node has moved the image."""
     latent: Tensor
-    """(B, C, h, w), the one it was made for."""
+    """(B, C, h, w), the latent it was made for."""
 
 
 def with_size(samples: dict, latent: Tensor, size: tuple[int, int] | None) -> dict:
-    """The LATENT with another latent of the same pictures in it, of this true size.
+    """The LATENT with another latent of the same images, with this true size.
 
-    Without a size, what is known of its place stays known.
+    Without a size, the known placement is kept.
     """
     result = {**samples, "samples": latent}
     if size is not None or is_moved(samples):
@@ -39,13 +38,13 @@ def with_size(samples: dict, latent: Tensor, size: tuple[int, int] | None) -> di
 
 
 def true_size(samples: dict) -> tuple[int, int] | None:
-    """Size of the picture in a LATENT, if it is known and the picture lies where it lay."""
+    """Size of the image in a LATENT, if it is known and the image is still in its place."""
     picture = samples.get(SIZE_KEY)
     return picture.size if picture is not None and _place(samples) == KEPT else None
 
 
 def is_moved(samples: dict) -> bool:
-    """Whether a node has flipped, turned or shifted the picture since its size was known."""
+    """Whether a node has flipped, rotated or shifted the image since its size was stored."""
     picture = samples.get(SIZE_KEY)
     if picture is None:
         return False

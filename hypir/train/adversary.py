@@ -1,4 +1,4 @@
-"""The game of generator and discriminator: its settings, and what the two players pay.
+"""The adversarial game: its settings, and the losses of generator and discriminator.
 
 The losses are those of vision-aided GANs (Kumari et al. 2022): binary cross entropy with a target
 of 0.8 for real, summed over levels; or hinge.
@@ -24,36 +24,35 @@ KINDS = (*TIMM_MODELS, "unet", "patch")
 
 @settings
 class Adversary:
-    """The discriminator and its game with the generator, in every stage whose GAN has a weight."""
+    """Discriminator and GAN, in every stage with a GAN weight."""
 
     discriminator: Literal[KINDS] = "convnext"
-    """Its backbone: convnext, dino and clip are timm's; unet: the diffusion network's own features;
-    patch: none, a small convolutional network in pixels that learns from nothing."""
+    """Backbone: convnext, dino and clip from timm; unet: the diffusion network's own features;
+    patch: no backbone, a small convolutional network on pixels, trained from scratch."""
     discriminator_model: str = ""
-    """timm's name of another backbone of that kind."""
+    """timm name of another backbone of that kind."""
     discriminator_weights: str = ""
-    """File of the backbone's weights; empty: timm downloads them; of unet, those of the base
-    model."""
+    """File with the backbone's weights; empty: timm downloads them, and unet uses the base
+    model's."""
     discriminator_file: str = ""
     """File of heads that the discriminator starts from, such as the released
     HYPIR_sd2_D.safetensors; empty: fresh ones."""
     discriminator_rate: Annotated[float, Bounds(0, 1000, "times the generator's")] = 1.0
-    """Learning rate of the discriminator; 1 as published."""
+    """Learning rate of the discriminator, relative to the generator's; published: 1."""
     gan_loss: Literal["bce", "hinge"] = "bce"
-    """What the two players pay: cross entropy as published, or hinge."""
+    """Loss of both networks: binary cross entropy (published), or hinge."""
     gan_target: Share = 0.8
-    """What bce takes for a real picture when the discriminator learns."""
+    """Target of bce for real images in the discriminator's step."""
     gan_target_generator: Share = 0.8
-    """What bce takes for a real picture when the generator learns. Below 1 the gradient turns round
-    once a logit passes log(p / (1 - p)), 1.386 for 0.8 (published)."""
+    """Target of bce for real images in the generator's step. Below 1, the gradient changes sign
+    when a logit exceeds log(p / (1 - p)), which is 1.386 for 0.8 (published)."""
 
     def rules(self) -> None:
-        """What must hold between them (ValueError otherwise)."""
+        """Check rules between the fields (ValueError if one fails)."""
         if self.discriminator_model and self.discriminator not in TIMM_MODELS:
             raise ValueError(
-                f"discriminator_model is the name of a backbone of timm, which "
-                f"{self.discriminator!r} has none of; choose discriminator "
-                f"{', '.join(TIMM_MODELS)}, or leave it empty"
+                f"discriminator_model names a timm backbone, but {self.discriminator!r} has none; "
+                f"choose discriminator {', '.join(TIMM_MODELS)}, or leave it empty"
             )
         if self.discriminator_file and self.discriminator == "patch":
             raise ValueError(
@@ -62,13 +61,13 @@ class Adversary:
             )
         if self.discriminator_weights and self.discriminator == "patch":
             raise ValueError(
-                "discriminator_weights are those of a backbone, and patch has none; choose another "
+                "discriminator_weights are for a backbone, but patch has none; choose another "
                 "discriminator, or leave them empty"
             )
 
 
 def generator_loss(logits: Sequence[Tensor], kind: str, target: float) -> Tensor:
-    """What the generator pays for looking restored, summed over levels."""
+    """The generator's GAN loss, summed over levels."""
     if kind == "hinge":
         return sum(-level.mean() for level in logits)
     return sum(_bce(level, target) for level in logits)
@@ -77,7 +76,7 @@ def generator_loss(logits: Sequence[Tensor], kind: str, target: float) -> Tensor
 def discriminator_loss(
     real: Sequence[Tensor], fake: Sequence[Tensor], kind: str, target: float
 ) -> Tensor:
-    """What the discriminator pays for mistakes, summed over levels, halved over real and fake."""
+    """The discriminator's loss, summed over levels, averaged over real and fake."""
     if kind == "hinge":
         pairs = [
             (F.relu(1 - r).mean(), F.relu(1 + f).mean()) for r, f in zip(real, fake, strict=True)
@@ -88,10 +87,10 @@ def discriminator_loss(
 
 
 def accuracy(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """Share of pairs of a real and a fake picture in which the real one looks more real.
+    """Share of pairs of a real and a fake image in which the real one scores higher.
 
-    By the mean over levels and places; 0.5 is chance. A fixed threshold would not do: with a target
-    of 0.8 for real, logits at chance are log(0.4 / 0.6), not 0.
+    It uses the mean over levels and places; 0.5 is chance. A fixed threshold would be wrong: with a
+    target of 0.8 for real, logits at chance are log(0.4 / 0.6), not 0.
     """
 
     def mean(logits: Sequence[Tensor]) -> Tensor:

@@ -1,12 +1,12 @@
-"""What the fields of a recipe may hold: declared beside each field, checked in one place.
+"""Allowed values of a recipe's fields: declared with each field, checked in one place.
 
     @settings
     class Data:
         crop: Annotated[int, Bounds(16, 4096, "px", multiple=16)] = 512
         posterior: Literal["mean", "sample"] = "mean"
 
-A group of fields checks itself when it is made. The same declarations say what an option of the
-command line may be (`describe`) and read it (`parse`).
+A group of fields checks itself when created. The same declarations describe an option of the
+command line (`describe`) and read it (`parse`).
 """
 
 import dataclasses
@@ -20,29 +20,29 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of a number, or of every number of a tuple; both ends belong to it."""
+    """Inclusive bounds of a number, or of every number of a tuple."""
 
     low: float
     high: float
     unit: str = ""
-    """px, steps, pictures, share ...: for people."""
+    """Readable unit: px, steps, images, share ..."""
     multiple: int = 1
-    """What a whole number must be a multiple of."""
+    """A whole number must be a multiple of this."""
     also: tuple[float, ...] = ()
-    """Values outside that stand for something else."""
+    """Allowed values outside the bounds, with a special meaning."""
 
 
 @dataclass(frozen=True)
 class Filled:
-    """Of a text: it must not be empty. Of a tuple: it must have an entry, and no empty one."""
+    """A text must not be empty; a tuple must have entries, none of them empty."""
 
     hint: str
-    """What may stand there, for people."""
+    """Readable description of the allowed text."""
 
 
 @dataclass(frozen=True)
 class Help:
-    """What a field is, for the command line, where no docstring can stand below it."""
+    """Help text of a field that has no docstring below it."""
 
     text: str
 
@@ -51,9 +51,9 @@ Share = Annotated[float, Bounds(0, 1)]
 
 
 def settings(cls: type) -> type:
-    """A frozen dataclass with keywords only, whose fields are checked when one is made.
+    """A frozen, keyword-only dataclass whose fields are checked on creation.
 
-    A method `rules` is called after that: for what must hold between fields.
+    A method `rules` is called after that, to check rules between fields.
     """
 
     def check(self) -> None:
@@ -74,7 +74,7 @@ def hints(cls: type) -> Mapping[str, Any]:
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:
-    """Whether a value may stand in a field of that type.
+    """Check a value against a field's type.
 
     Raises:
         ValueError: with what must hold and what was found.
@@ -89,7 +89,7 @@ def check_value(name: str, value: Any, hint: Any) -> None:
 
 
 def parse(name: str, text: str, hint: Any) -> Any:
-    """The value that a text of the command line means, checked.
+    """The value of a text from the command line, checked.
 
     Raises:
         ValueError: with what must hold and what was found.

@@ -1,7 +1,7 @@
-"""Checkpoints: written whole or not at all, the last few kept, damaged ones passed over.
+"""Checkpoints: written atomically, the last few kept, damaged ones skipped.
 
-One file per step, `step-00000500.pt`, and its SHA-256 beside it. The file appears under its name
-only when it is complete and on disk; a file whose digest differs is not read.
+One file per step, `step-00000500.pt`, with its SHA-256 next to it. The file appears under its name
+only when it is complete and on disk; a file with a wrong digest is not read.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ class Saving:
     export: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Precision of exported files."""
     checkpoint_every: Annotated[int, Bounds(1, 10**9, "steps")] = 500
-    """Steps between checkpoints; exported files are written with them."""
+    """Steps between checkpoints; the exported files are written at the same time."""
     checkpoint_minutes: Annotated[float, Bounds(0, 10**6, "minutes")] = 30.0
     """Minutes after which a checkpoint is written at the end of a step, 0 = by steps only."""
     keep: Annotated[int, Bounds(1, 10**6, "checkpoints")] = 3
-    """Checkpoints kept for each stage."""
+    """Number of checkpoints kept per stage."""
     accept_changes: bool = False
     """Go on with a run although rates, data or other settings are not those it was made with; the
     log names them."""
@@ -50,10 +50,10 @@ class Checkpoints:
         return sorted(int(match[1]) for match in names if match)
 
     def save(self, step: int, state: dict) -> Path:
-        """Write one and drop the oldest beyond `keep`.
+        """Write a checkpoint and delete the oldest beyond `keep`.
 
         Raises:
-            OSError: if it cannot be written; what was there before is still there.
+            OSError: if it cannot be written; existing checkpoints are kept.
         """
         path = self._path(step)
         partial = path.with_suffix(".partial")
@@ -72,7 +72,8 @@ class Checkpoints:
             )
             raise OSError(
                 f"the checkpoint of step {step} cannot be written to {str(self.folder)!r} "
-                f"({error}); {last}: make room and run the same command again to go on from there"
+                f"({error}); {last}: free some disk space and run the same command again to "
+                "continue from there"
             ) from error
         finally:
             partial.unlink(missing_ok=True)
@@ -82,10 +83,10 @@ class Checkpoints:
         return path
 
     def load(self) -> tuple[int, dict] | None:
-        """Step and state of the newest checkpoint that is whole; None if there is none.
+        """Step and state of the newest intact checkpoint; None if there is none.
 
         Raises:
-            ValueError: if there are checkpoints, but none of them is whole.
+            ValueError: if there are checkpoints, but none is intact.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -93,11 +94,11 @@ class Checkpoints:
             digest = path.with_suffix(".sha256")
             if digest.is_file() and digest.read_text().strip() == _digest(path):
                 return step, torch.load(path, map_location="cpu", weights_only=True)
-            log.warning("checkpoint %s is damaged; falling back to the one before", path)
+            log.warning("checkpoint %s is damaged; using the previous one", path)
         if steps:
             raise ValueError(
                 f"all {len(steps)} checkpoints in {str(self.folder)!r} are damaged; restore one "
-                f"from a backup, or remove the folder to begin anew"
+                "from a backup, or delete the folder to start again"
             )
         return None
 

@@ -9,7 +9,8 @@ from .recipe import Blend, Recipe
 from .recipes import OLD_NAMES, RECIPES
 
 USAGE = "usage: python -m hypir train RECIPE [OPTIONS]"
-LIBRARIES = 'training needs its libraries; pip install -e ".[train]" in the folder of hypir'
+LIBRARIES = 'training needs more libraries; run pip install -e ".[train]" in the folder of this '
+"repository"
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -45,10 +46,10 @@ def run_caption(options: argparse.Namespace) -> None:
     from .caption import MODEL, caption_folder, load_describer
     from .pictures import list_pictures
 
-    if not list_pictures(options.folder):  # before a model of gigabytes is loaded
+    if not list_pictures(options.folder):  # before a model of several gigabytes is loaded
         raise ValueError(f"there is no picture in {str(options.folder)!r}")
     written, bad = caption_folder(options.folder, load_describer(options.model or MODEL))
-    print(f"wrote {written} captions, {bad} pictures cannot be read")  # noqa: T201
+    print(f"wrote {written} captions; {bad} images cannot be read")  # noqa: T201
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -74,15 +75,17 @@ def run_plot(options: argparse.Namespace) -> None:
 
 def add_others(commands) -> None:
     """The parsers of `caption`, `evaluate` and `plot`."""
-    caption = commands.add_parser("caption", help="write captions beside the pictures of a folder")
+    caption = commands.add_parser("caption", help="write captions next to the images of a folder")
     caption.add_argument("folder", type=Path)
-    caption.add_argument("--model", default="", help="image-text-to-text model; LLaVA 1.5 if none")
+    caption.add_argument(
+        "--model", default="", help="image-text-to-text model (default: LLaVA 1.5)"
+    )
     caption.set_defaults(run=run_caption)
 
-    evaluate = commands.add_parser("evaluate", help="measure a folder of restored pictures")
+    evaluate = commands.add_parser("evaluate", help="measure a folder of restored images")
     evaluate.add_argument("results", type=Path)
-    evaluate.add_argument("--reference", type=Path, help="folder of the clean pictures")
-    evaluate.add_argument("--csv", type=Path, help="write every picture's values here")
+    evaluate.add_argument("--reference", type=Path, help="folder of the clean images")
+    evaluate.add_argument("--csv", type=Path, help="write the values of every image here")
     evaluate.add_argument("--lpips-backbone", default="", help="state dict of torchvision's vgg16")
     evaluate.set_defaults(run=run_evaluate)
 
@@ -94,22 +97,23 @@ def add_others(commands) -> None:
 
 def _check_name(name: str) -> None:
     if name in OLD_NAMES:
-        raise ValueError(f"the recipe {name!r} is called {OLD_NAMES[name]!r} now; train that")
+        raise ValueError(f"the recipe {name!r} is now called {OLD_NAMES[name]!r}; use that name")
     if name not in RECIPES:
         known = ", ".join(RECIPES)
         found = f"got {name!r}" if name else "got none"
-        raise ValueError(f"train wants the name of a recipe first, of {known}; {found}")
+        raise ValueError(f"train needs the name of a recipe first, one of {known}; {found}")
 
 
 def _recipes() -> str:
-    """What can be trained, for people."""
+    """A readable list of the recipes."""
     lines = [f"  {name:12} {_first_line(make)}" for name, make in RECIPES.items()]
-    more = "python -m hypir train RECIPE --help explains the options, with the recipe's own values."
+    more = "python -m hypir train RECIPE --help explains the options and shows the recipe's "
+    "defaults."
     return "\n".join([USAGE, "", "recipes:", *lines, "", more])
 
 
 def _about(recipe: Recipe) -> str:
-    """What stands above the help of a recipe."""
+    """The text above a recipe's help."""
     text = _first_line(RECIPES[recipe.name])
     if not recipe.chain:
         return text
@@ -118,8 +122,8 @@ def _about(recipe: Recipe) -> str:
         for s in recipe.chain
     ]
     return (
-        f"{text}\n\nIts steps: {', '.join(steps)}. An option that is given holds for all of them; "
-        f"--stages takes names of steps too."
+        f"{text}\n\nIts steps: {', '.join(steps)}. A given option applies to all of them; --stages "
+        "also takes names of steps."
     )
 
 

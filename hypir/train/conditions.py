@@ -1,6 +1,6 @@
-"""What the network is told and given beside the picture in training: draws that follow from it.
+"""The network's conditions besides the image in training, and their random draws.
 
-Every draw is made from the number of the picture, so that a resumed run draws the same.
+Every draw depends on the number of the image, so a resumed run draws the same.
 """
 
 from typing import Annotated, Literal
@@ -13,37 +13,37 @@ from .data import derive_seed
 
 @settings
 class Conditions:
-    """What the network is told and given beside the picture."""
+    """Conditions of the network besides the image."""
 
     texture: bool = True
     """Train a richness token."""
     texture_drop: Share = 0.1
-    """Chance that a batch goes without the richness token."""
+    """Probability that a batch has no richness token."""
     richness_spread: Annotated[float, Bounds(0, 1, "richness")] = 0.0
-    """The richness asked is the target's plus up to this, either way. At 0 the token tells what
-    the picture shows anyway, and little is learnt of it."""
-    noise: Annotated[float, Bounds(0, 1, "deviations of the latent")] = 0.5
-    """Largest strength of noise injected into the latent; drawn evenly from 0."""
+    """The requested richness differs from the target's by up to this. At 0 the token only repeats
+    what the image already shows, and the network almost ignores it."""
+    noise: Annotated[float, Bounds(0, 1, "standard deviations of the latent")] = 0.5
+    """Largest strength of the noise injected into the latent, drawn uniformly from 0."""
     noise_off: Share = 0.5
-    """Chance that a picture gets no noise."""
+    """Probability that an image gets no noise."""
     posterior: Literal["mean", "sample"] = "mean"
-    """Which latent of the degraded picture the network sees: the encoder's mean, or a sample."""
+    """Latent of the degraded image: the mean of the encoder's posterior, or a sample."""
     random_positions: bool = False
-    """Shift the position table of an SD3 network at random, so that all of it is trained."""
+    """Shift the position table of an SD3 network randomly, so that all of it is trained."""
 
 
 class Draws:
-    """The draws of a run."""
+    """The random draws of a run."""
 
     def __init__(self, asked: Conditions, seed: int):
         self._asked, self._seed = asked, seed
 
     def network(self, numbers: list[int]) -> np.random.Generator:
-        """For what a batch shares: the token's absence first, then the shift of positions."""
+        """Draws shared by a batch: first whether the token is dropped, then the position shift."""
         return self._rng("network", numbers[0])
 
     def noise(self, numbers: list[int]) -> tuple[list[float], list[int]]:
-        """Strengths and seeds of injected noise, one per picture."""
+        """Strengths and seeds of injected noise, one per image."""
         strengths, seeds = [], []
         for number in numbers:
             draw = self._rng("noise", number)
@@ -53,7 +53,7 @@ class Draws:
         return strengths, seeds
 
     def richness(self, numbers: list[int]) -> list[float] | None:
-        """How far the richness asked lies from each target's; None for nowhere."""
+        """Difference of the requested richness from each target's; None if there is none."""
         spread = self._asked.richness_spread
         if not spread:
             return None
@@ -66,7 +66,7 @@ class Draws:
         return [derive_seed(self._seed, "posterior", n) for n in numbers]
 
     def judge(self, numbers: list[int]) -> list[int]:
-        """Seeds of what a discriminator draws."""
+        """Seeds of a discriminator's draws."""
         return [derive_seed(self._seed, "judge", n) for n in numbers]
 
     def _rng(self, purpose: str, number: int) -> np.random.Generator:

@@ -1,7 +1,7 @@
-"""Pictures of a run: numbered crops from weighted sources.
+"""Images of a run: numbered crops from weighted sources.
 
-Every picture of a run has a number, and source, crop, caption and degradation follow from (seed,
-number). A run that resumes at a step therefore needs no saved state.
+Every image of a run has a number; (seed, number) determines its source, crop, caption and
+degradation. So a resumed run needs no saved state.
 """
 
 import hashlib
@@ -17,41 +17,42 @@ from .bounds import Bounds, Filled, Share, settings
 from .sources import ENDLESS, Source, open_source
 
 SCHEDULE = 1000
-"""Pictures after which the sources have had their shares exactly."""
+"""Number of images after which the shares of the sources are exact."""
 TRIES = 50
-"""Unreadable pictures in a row after which the data are no data."""
+"""Number of consecutive unreadable images after which the run stops."""
 
 
 @settings
 class Data:
-    """What is trained on."""
+    """Training data."""
 
     data: tuple[Annotated[str, Filled("PATH or PATH:WEIGHT")], ...] = ()
-    """Sources of pictures, to be repeated: a folder, a table or shards, PATH or PATH:WEIGHT;
-    leaves: makes dead leaves."""
+    """Image source, repeatable: a folder, a table or shards, as PATH or PATH:WEIGHT; leaves:
+    generates dead leaves images."""
     crop: Annotated[int, Bounds(16, 4096, "px", multiple=16)] = 512
     """Side of a training crop."""
     batch: Annotated[int, Bounds(1, 4096, "pictures")] = 1
-    """Pictures that one process takes through the network at once."""
+    """Images per process in one forward pass."""
     resize_to: Annotated[int, Bounds(0, 65_536, "px")] = 0
-    """Shorter side to which larger pictures are reduced before the crop, 0 = not at all."""
+    """Reduce larger images to this shorter side before the crop; 0 = never."""
     caption_drop: Share = 0.1
-    """Chance that a caption is replaced by the empty one."""
+    """Probability that a caption is replaced by an empty one."""
     pool: Annotated[int, Bounds(0, 10**6, "pairs")] = 256
-    """Degraded pairs that wait in the pool of each process, 0 = none."""
+    """Size of each process's pool of degraded pairs; 0 = no pool."""
     pool_uses: Annotated[int, Bounds(1, 1000, "times")] = 1
-    """How often a pair of the pool is used on average; more where degrading is the bottleneck."""
+    """Average number of uses of a pair in the pool; increase it if degradation is the
+    bottleneck."""
     workers: Annotated[int, Bounds(0, 256, "processes")] = 4
-    """Processes that read pictures, for each training process."""
+    """Processes that read images, per training process."""
 
     def rules(self) -> None:
-        """What must hold between them (ValueError otherwise)."""
+        """Check rules between the fields (ValueError if one fails)."""
         if self.batch % self.pool_uses:
             raise ValueError(
                 f"batch must be a multiple of pool_uses, got {self.batch} and {self.pool_uses}"
             )
         if 0 < self.pool < self.batch:
-            raise ValueError(f"pool must hold a batch ({self.batch}) at least, got {self.pool}")
+            raise ValueError(f"pool must be at least a batch ({self.batch}), got {self.pool}")
 
 
 def derive_seed(seed: int, purpose: str, number: int) -> int:
@@ -74,17 +75,18 @@ class Mixture:
         self._counts = np.diff(bounds, prepend=0)
         if (self._counts == 0).any():
             raise ValueError(
-                f"the weights of the data differ by more than {SCHEDULE}x; one would never be seen"
+                f"the weights of the data differ by more than {SCHEDULE}x, so a source would never "
+                "be used; choose closer weights"
             )
         self._order = lru_cache(4)(self._make_order)
         self._permutation = lru_cache(2 * len(opened))(self._make_permutation)
 
     def __len__(self) -> int:
-        """Pictures in all finite sources."""
+        """Number of images in all finite sources."""
         return sum(len(s) for s in self.sources if len(s) < ENDLESS)
 
     def item(self, number: int) -> tuple[Tensor, str, list[tuple[str, str]]]:
-        """Crop (3, crop, crop) uint8, caption, and unreadable pictures met: (label, reason)."""
+        """Crop (3, crop, crop) uint8, caption, and unreadable images: (label, reason)."""
         bad = []
         source, position = self._place(number)
         for attempt in range(TRIES):
@@ -98,10 +100,10 @@ class Mixture:
             if derive_seed(self._seed, "caption", number) / 2**64 < self._asked.caption_drop:
                 caption = ""
             return crop, caption, bad
-        raise ValueError(f"{TRIES} pictures in a row cannot be read, the last: {bad[-1][1]}")
+        raise ValueError(f"{TRIES} consecutive images cannot be read, the last one: {bad[-1][1]}")
 
     def _place(self, number: int) -> tuple[int, int]:
-        """(source, how many of its pictures came before)."""
+        """(source, number of its images used before)."""
         block, rest = divmod(number, SCHEDULE)
         if len(self.sources) == 1:
             return 0, number
@@ -116,7 +118,7 @@ class Mixture:
         return np.random.default_rng(seed).permutation(order)
 
     def _index(self, source: int, position: int, attempt: int) -> int:
-        """Every picture once per epoch, in a new order; made pictures as they come."""
+        """Every image once per epoch, in a new order; generated images in sequence."""
         length = len(self.sources[source])
         if length == ENDLESS:
             return position + attempt
@@ -146,7 +148,7 @@ class Mixture:
 
 
 def shrink(picture: np.ndarray, shorter: int) -> np.ndarray:
-    """Reduced so that the shorter side is `shorter`; smaller pictures as they are."""
+    """Reduce the image so that the shorter side is `shorter`; smaller images are unchanged."""
     height, width = picture.shape[:2]
     if min(height, width) <= shorter:
         return picture

@@ -1,4 +1,4 @@
-"""Degraded pictures: which degradation and scale each draws, and the pair that it becomes."""
+"""Degraded images: the draw of degradation and scale, and the resulting pair."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,25 +22,25 @@ KINDS = {kind.name: kind for kind in (training(), no_degradation())} | PRESETS
 
 @settings
 class Degradation:
-    """How pictures are spoilt."""
+    """Degradation of the training images."""
 
     degradations: Annotated[tuple[Literal[tuple(KINDS)], ...], Filled("degradations")] = (
         "training",
     )
-    """Names of degradations, one drawn per picture: training (as published with Real-ESRGAN), none
-    (reduced only), or presets of HYPIR Degrade, of which some are milder."""
+    """Degradations, one drawn per image: training (as published with Real-ESRGAN), none (only
+    reduced), or presets of HYPIR Degrade, some of which are milder."""
     scales: Annotated[
         tuple[Annotated[int, Bounds(1, MAX_SCALE, "times")], ...], Filled("scales")
     ] = (4,)
-    """The degraded picture is this many times smaller before it is enlarged again; one drawn per
-    picture, of which some may be named twice."""
+    """Reduction factor of the degraded image before it is enlarged again, one drawn per image. A
+    repeated value is more likely."""
     sharpen: bool = False
-    """Sharpen the clean picture (USM) before it is the target, as published."""
+    """Sharpen the target (unsharp mask), as published."""
 
 
 @dataclass
 class Pair:
-    """A picture as it waits, in bytes."""
+    """A pair in the pool, in bytes."""
 
     number: int
     clean: Tensor
@@ -49,7 +49,7 @@ class Pair:
 
 
 def degrade_and_enlarge(clean: Tensor, scale: int, seeds: Sequence[int], recipe=None) -> Tensor:
-    """(B, 3, H, W) in [0, 1] degraded by training's recipe and enlarged again (bicubic)."""
+    """(B, 3, H, W) in [0, 1], degraded by the training recipe and enlarged again (bicubic)."""
     return enlarge(degrade_pixels(clean, recipe or training(), scale, seeds), clean.shape[-2:])
 
 
@@ -71,7 +71,7 @@ def sharpen(clean: Tensor) -> Tensor:
 
 
 def degraded_pair(pair: Pair, asked: Degradation, seed: int) -> Pair:
-    """The pair with its degraded side made, small, in bytes."""
+    """The pair with its degraded image, at reduced size, in bytes."""
     own = derive_seed(seed, "degradation", pair.number)
     draw = np.random.default_rng(derive_seed(seed, "kind of degradation", pair.number))
     kind = asked.degradations[draw.integers(len(asked.degradations))]

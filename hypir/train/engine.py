@@ -1,4 +1,4 @@
-"""The engine under a run: precision, determinism, and accelerate's processes."""
+"""The engine of a run: precision, determinism, and accelerate's processes."""
 
 import os
 from typing import TYPE_CHECKING, Literal
@@ -13,32 +13,32 @@ if TYPE_CHECKING:
 
 @settings
 class Engine:
-    """How a step is computed."""
+    """Precision, memory and determinism."""
 
     precision: Literal["no", "bf16", "fp16"] = "bf16"
-    """Of the forward pass and of frozen weights; no = float32."""
+    """Precision of the forward pass and of frozen weights; no = float32."""
     gradient_checkpointing: bool = True
-    """Compute activations twice and keep fewer."""
+    """Recompute activations in the backward pass to save memory."""
     deterministic: bool = False
-    """Use torch's deterministic algorithms: on a GPU, resumption to the bit needs them and costs
-    time; on the CPU it holds anyway."""
+    """Use torch's deterministic algorithms. On a GPU, bit-exact resuming needs them, and they are
+    slower; on the CPU, resuming is always bit-exact."""
 
 
 def make_accelerator(asked: Engine, cpu: bool = False) -> "Accelerator":
-    """Accelerate's engine as `accelerate launch` set it up, or for one process.
+    """The Accelerator as configured by `accelerate launch`, or for one process.
 
     Raises:
-        ValueError: for an engine that the stages do not run on.
+        ValueError: for an engine that the stages do not support.
     """
-    # Here, so that the options can be read without the libraries of training.
+    # Imported here, so that options can be read without the training libraries.
     from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 
     from .sharding import adapt_plugin, is_sharded
 
     if asked.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as torch's manual asks for
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as torch's manual requires
         torch.use_deterministic_algorithms(True, warn_only=True)
-    # Buffers are each process's own: the table of positions is shifted for its pictures.
+    # Buffers differ between processes: each shifts the position table for its own images.
     handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
     accelerator = Accelerator(mixed_precision=asked.precision, cpu=cpu, kwargs_handlers=handlers)
     whole = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)

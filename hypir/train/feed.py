@@ -1,12 +1,15 @@
-"""Batches of clean and degraded pictures, as a pure function of the place in the run.
+"""Batches of clean and degraded images, as a pure function of the position in the run.
 
-The pool is that of Real-ESRGAN (Wang et al. 2021, released code): degraded pairs wait, a batch
-takes random ones and fresh ones take their places, so that neighbours in the data (crops of one
-canvas, rows of one shard) come apart. With `pool_uses` a pair is used several times. A run that
-resumes computes which numbers lie in its pool and makes them again, to the same bits.
+The pool is that of Real-ESRGAN (Wang et al. 2021, released code): a batch takes random degraded
+pairs from the pool and new ones replace them, which separates neighbours in the data (crops of one
+canvas, rows of one shard). With `pool_uses` a pair is used several times. A resumed run computes
+which numbers are in its pool and makes them again, bit for bit.
 """
 
+import atexit
 import logging
+import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -25,23 +28,37 @@ from .stopping import leave_signals_to_the_main_process
 log = logging.getLogger(__name__)
 
 
+_OPEN: weakref.WeakSet["Feed"] = weakref.WeakSet()
+"""Feeds whose workers may still run."""
+
+
+@atexit.register
+def _close_all() -> None:
+    """The workers leave signals to the main process, so its end would wait for them without end.
+
+    Registered behind the imports of torch and multiprocessing, this runs before what they do there.
+    """
+    for feed in list(_OPEN):
+        feed.close()
+
+
 @dataclass
 class Batch:
-    """Some pictures on the training device."""
+    """A batch on the training device."""
 
     target: Tensor
-    """Clean pixels (B, 3, H, W) in [-1, 1], what the result is compared with."""
+    """Clean pixels (B, 3, H, W) in [-1, 1], the target."""
     degraded: Tensor
     """Degraded pixels, enlarged to the target's size, in [-1, 1]."""
     captions: list[str]
     numbers: list[int]
-    """Of the pictures in the run: seeds follow from them."""
+    """Numbers of the images in the run, which determine seeds."""
     richness: Tensor
     """Texture richness of the target (B,)."""
 
 
 class _Crops(Dataset):
-    """Crops by number, degraded as well where that happens in the reading processes."""
+    """Crops by number, also degraded if the reading processes do that."""
 
     def __init__(self, mixture: Mixture, degradation: Degradation | None, seed: int):
         self._mixture, self._degradation, self._seed = mixture, degradation, seed
@@ -58,7 +75,7 @@ class _Crops(Dataset):
 
 
 class _Numbers(Sampler):
-    """Groups of numbers, first those of the pool, then fresh ones without end."""
+    """Groups of numbers: first those of the pool, then an endless series of new ones."""
 
     def __init__(self, pool: list[int], fresh: int, rank: int, order: Order):
         self._pool, self._fresh, self._rank, self._order = pool, fresh, rank, order
@@ -76,8 +93,13 @@ class _Numbers(Sampler):
         return tuple(self._order.number(k, self._rank) for k in picks)
 
 
+def _groups(loader: DataLoader) -> Iterator:
+    """What the loader gives; closing it ends the loader's workers."""
+    yield from loader
+
+
 class Feed:
-    """Batches of one process, from any place of the run on."""
+    """Batches of one process, starting at any position in the run."""
 
     def __init__(
         self,
@@ -91,7 +113,7 @@ class Feed:
     ):
         """`position`: batches that were taken before, since the order is what it is.
 
-        `label`: own numbers for every stage. Without `degrade` the degraded side is the clean one.
+        `label`: own numbers for every stage. Without `degrade` the degraded image is the clean one.
         """
         self._recipe, self._device, self._position = recipe, device, position
         self._asked = asked = recipe.data
@@ -111,27 +133,36 @@ class Feed:
             collate_fn=_keep,
             worker_init_fn=leave_signals_to_the_main_process,
         )
-        self._stream = self._pairs(loader)
-        self._pool = [next(self._stream) for _ in slots]
+        self._groups = _groups(loader)
+        _OPEN.add(self)
+        self._waiting: deque[tuple[Pair, list]] = deque()
+        self._pool = [self._next_pair() for _ in slots]
 
     def next(self) -> Batch:
         """The next batch."""
         if not self._asked.pool:
-            pairs = [next(self._stream) for _ in range(self._asked.batch)]
+            pairs = [self._next_pair() for _ in range(self._asked.batch)]
         else:
             slots = slots_at(self._asked, self._seed, self._position)
             pairs = [self._pool[slot] for slot in slots]
             for slot in slots[: self._fresh]:
-                self._pool[slot] = next(self._stream)
+                self._pool[slot] = self._next_pair()
         self._position += 1
         return self._batch(pairs)
 
-    def _pairs(self, loader: DataLoader) -> Iterator[Pair]:
-        for group in loader:
-            for pair, bad in group:
-                for name, why in bad:
-                    self._report(name, why)
-                yield self._on_device(pair)
+    def close(self) -> None:
+        """End the workers; a process that ends closes its feeds by itself."""
+        self._groups.close()
+
+    def _next_pair(self) -> Pair:
+        # No generator of this object's own: it would keep the object, and with it the workers,
+        # until the garbage collector looks.
+        while not self._waiting:
+            self._waiting.extend(next(self._groups))
+        pair, bad = self._waiting.popleft()
+        for name, why in bad:
+            self._report(name, why)
+        return self._on_device(pair)
 
     def _on_device(self, pair: Pair) -> Pair:
         if not self._late_degrade:
@@ -144,7 +175,7 @@ class Feed:
         if name not in self.unreadable:
             self.unreadable[name] = why
             count = len(self.unreadable)
-            log.warning("%s; left out, %d so far", why, count)
+            log.warning("%s; skipped, %d so far", why, count)
 
     def _batch(self, pairs: list[Pair]) -> Batch:
         clean = torch.stack([p.clean for p in pairs]).to(self._device).float() / 255

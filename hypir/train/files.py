@@ -1,4 +1,4 @@
-"""What a run begins with: the base model, and weight files, its own and others'."""
+"""The starting point of a run: the base model, and weight files from this or other runs."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -20,8 +20,7 @@ WRITES = {
     "encoder": ("encoder_file", ENCODER_FILE),
     "adversarial": ("lora_file", LORA_FILE),
 }
-"""By stage: the field of Files that takes what it writes, and the name of the file; {name} is the
-recipe's."""
+"""By stage: the field of Files for its output, and the file's name; {name} is the recipe's name."""
 
 
 @settings
@@ -29,36 +28,37 @@ class Model:
     """The base model."""
 
     prior: Literal[tuple(PRIORS)] = "sd2"
-    """Which prior it is."""
+    """The kind of base model."""
     base: Annotated[str, Filled("a folder, a name on the hub, small, or tiny")] = "small"
-    """Where it lies, in diffusers layout: a folder, or a name on the hub. small: a small model of
-    the prior's class with random weights; tiny: an SD3-class network with a TAESD autoencoder."""
+    """The base model in diffusers layout: a folder, or a name on the Hugging Face hub. small: a
+    small model of the prior's class with random weights; tiny: an SD3-class network with a TAESD
+    autoencoder."""
     variant: str = ""
     """Variant of the base model's files, such as fp16."""
     depth: Annotated[int, Bounds(1, 38, "blocks")] = 3
-    """Blocks of the tiny network; its width is 64 times that."""
+    """Number of blocks of the tiny network; its width is 64 times as large."""
 
 
 @settings
 class Files:
-    """Weights to begin with; empty: those that this run makes, if any."""
+    """Weights to start from; empty: those of this run, if any."""
 
     autoencoder_file: str = ""
     """Autoencoder of the tiny base, .safetensors."""
     prior_file: str = ""
     """Network of the tiny base, .safetensors."""
     encoder_file: str = ""
-    """Degradation-removal encoder of the adversarial stage; also what the encoder stage starts
-    from (empty: the base model's own)."""
+    """Degradation-removal encoder for the adversarial stage, and the start of the encoder stage
+    (empty: the base model's own encoder)."""
     lora_file: str = ""
-    """HYPIR weights of the same rank and modules that the adversarial stage starts from."""
+    """HYPIR weights with the same rank and modules, from which the adversarial stage starts."""
 
     def given(self, leave_out: Collection[str] = ()) -> dict[str, str]:
-        """The files that are named, by field."""
+        """The given files, by field."""
         return {k: v for k, v in vars(self).items() if v and k not in leave_out}
 
     def find(self, stage: str, out: str, name: str) -> Path | None:
-        """What a stage wrote: the file given, else that of this run in `out`, if there is one."""
+        """The output of a stage: the given file, else that of this run in `out`, if it exists."""
         field, file = WRITES[stage]
         given = getattr(self, field)
         path = Path(given) if given else unrounded(Path(out) / file.format(name=name))

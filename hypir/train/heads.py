@@ -81,7 +81,7 @@ def load_heads(heads: nn.ModuleList, path: Path) -> None:
     own = [layer for head in heads for layer in (head.inner, head.outer)]
     have = [tuple(parts["weight"].shape) for parts in found]
     want = [tuple(layer.parametrizations.weight.original.shape) for layer in own]
-    whole = all(parts.keys() == {"weight", "bias", "u", "v"} for parts in found)
+    whole = all(parts.keys() == {"weight", "bias", "left", "right"} for parts in found)
     if have != want or not whole:
         raise ValueError(
             f"{path.name} must hold the heads of this discriminator, {len(want)} layers with "
@@ -98,19 +98,19 @@ def load_heads(heads: nn.ModuleList, path: Path) -> None:
     for layer, parts in zip(own, found, strict=True):
         norm = layer.parametrizations.weight
         norm.original.copy_(parts["weight"])
-        norm[0]._u.copy_(parts["u"])
-        norm[0]._v.copy_(parts["v"])
+        norm[0]._u.copy_(parts["left"])
+        norm[0]._v.copy_(parts["right"])
         layer.bias.copy_(parts["bias"])
 
 
 _LEAVES = {
     "weight_orig": "weight",
-    "weight_u": "u",
-    "weight_v": "v",
+    "weight_u": "left",
+    "weight_v": "right",
     "bias": "bias",
     "parametrizations.weight.original": "weight",
-    "parametrizations.weight.0._u": "u",
-    "parametrizations.weight.0._v": "v",
+    "parametrizations.weight.0._u": "left",
+    "parametrizations.weight.0._v": "right",
 }
 
 

@@ -18,18 +18,18 @@ COLUMNS = ("stage", "step", "name", "value")
 
 @settings
 class Log:
-    """What is written down while a run goes on, and held-out pictures that it is tried on."""
+    """Log and validation."""
 
     log_every: Annotated[int, Bounds(1, 10**9, "steps")] = 10
-    """Steps between lines of the log."""
+    """Steps between log lines."""
     probe_every: Annotated[int, Bounds(0, 10**9, "steps")] = 100
     """Steps between measurements of the gradient norm of each loss, 0 = never."""
     validate: str = ""
-    """Folder of held-out pictures; empty: no validation."""
+    """Folder of held-out images; empty: no validation."""
     validate_every: Annotated[int, Bounds(1, 10**9, "steps")] = 500
     """Steps between validations."""
     validate_count: Annotated[int, Bounds(1, 10**6, "pictures")] = 8
-    """Pictures of that folder that are used."""
+    """Number of images used from that folder."""
 
 
 def append_log(path: Path, stage: str, step: int, values: Mapping[str, float]) -> None:

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -132,42 +132,43 @@ def run_stage(stage: Stage, recipe: Recipe, accelerator, watch: Watcher | None =
         stage.name,
         stage.degrades,
     )
-    saved_at = time.monotonic()
-    for step in range(start, total):
-        phase = phase_at(phases, step)
-        count = batches_per_step(recipe.data.batch, phase, world)
-        rate = phase.lr * min(1.0, (step + 1) / (recipe.schedule.warmup + 1))
-        for name, optimizer in stage.optimizers.items():
-            factor = recipe.adversary.discriminator_rate if name == "discriminator" else 1.0
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-        torch.manual_seed(derive_seed(recipe.seed, f"{stage.name} of {rank}", step) % 2**63)
-        minutes = recipe.saving.checkpoint_minutes
-        REQUESTS.save = bool(minutes) and time.monotonic() - saved_at >= 60 * minutes
-        with REQUESTS.at_the_end_of_a_step():
-            try:
-                values = stage.step((feed.next() for _ in range(count)), count, step)
-            except FloatingPointError as error:
-                kept = checkpoints.steps()
-                good = f"step {kept[-1]}" if kept else "none yet"
-                raise FloatingPointError(
-                    f"{stage.name} stage, step {step + 1}: {error}; nothing of this step was kept, "
-                    f"the last good checkpoint is {good}; lower the learning rate, or train in "
-                    f"bf16 or fp32"
-                ) from None
-            stage.ema.update()
-            done = step + 1
-            stops, due = (values.pop(name) > 0 for name in AGREED)
-            due |= done % recipe.saving.checkpoint_every == 0 or done == total
-            unreadable = len(feed.unreadable)
-            _tell(watch, recipe, stage, done, {**values, "lr": rate, "unreadable": unreadable})
-            if due or stops:
-                save(stage, recipe, checkpoints, done, accelerator, order)
-                saved_at = time.monotonic()
-            if stops:
-                raise _stopped(f"the {stage.name} stage, step {done} of {total}")
-            if recipe.log.validate and (done % recipe.log.validate_every == 0 or done == total):
-                _tell(watch, recipe, stage, done)
+    with closing(feed):
+        saved_at = time.monotonic()
+        for step in range(start, total):
+            phase = phase_at(phases, step)
+            count = batches_per_step(recipe.data.batch, phase, world)
+            rate = phase.lr * min(1.0, (step + 1) / (recipe.schedule.warmup + 1))
+            for name, optimizer in stage.optimizers.items():
+                factor = recipe.adversary.discriminator_rate if name == "discriminator" else 1.0
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * factor
+            torch.manual_seed(derive_seed(recipe.seed, f"{stage.name} of {rank}", step) % 2**63)
+            minutes = recipe.saving.checkpoint_minutes
+            REQUESTS.save = bool(minutes) and time.monotonic() - saved_at >= 60 * minutes
+            with REQUESTS.at_the_end_of_a_step():
+                try:
+                    values = stage.step((feed.next() for _ in range(count)), count, step)
+                except FloatingPointError as error:
+                    kept = checkpoints.steps()
+                    good = f"step {kept[-1]}" if kept else "none yet"
+                    raise FloatingPointError(
+                        f"{stage.name} stage, step {step + 1}: {error}; nothing of this step was "
+                        f"kept, the last good checkpoint is {good}; lower the learning rate, or "
+                        f"train in bf16 or fp32"
+                    ) from None
+                stage.ema.update()
+                done = step + 1
+                stops, due = (values.pop(name) > 0 for name in AGREED)
+                due |= done % recipe.saving.checkpoint_every == 0 or done == total
+                unreadable = len(feed.unreadable)
+                _tell(watch, recipe, stage, done, {**values, "lr": rate, "unreadable": unreadable})
+                if due or stops:
+                    save(stage, recipe, checkpoints, done, accelerator, order)
+                    saved_at = time.monotonic()
+                if stops:
+                    raise _stopped(f"the {stage.name} stage, step {done} of {total}")
+                if recipe.log.validate and (done % recipe.log.validate_every == 0 or done == total):
+                    _tell(watch, recipe, stage, done)
     if REQUESTS.stop:
         raise _stopped(f"the {stage.name} stage, step {total} of {total}")
     return start

@@ -1,4 +1,4 @@
-"""The LoRA: its size, the modules that it adapts, and the step in which it is trained."""
+"""The LoRA: its size, its modules, and the restoration step it is trained for."""
 
 from typing import Annotated
 
@@ -10,26 +10,26 @@ from .bounds import Bounds, Filled, settings
 
 @settings
 class Lora:
-    """The LoRA, and the one step that it is trained for."""
+    """The LoRA and the restoration step."""
 
     rank: Annotated[int, Bounds(1, 4096)] = 64
     """Rank of the LoRA; alpha is the same."""
     targets: tuple[Annotated[str, Filled("the end of a module's name")], ...] = ()
-    """Ends of the names of the adapted modules; none = the prior's own."""
+    """Endings of the names of the adapted modules; none = the prior's default."""
     timestep: Annotated[int, Bounds(0, 999, "of 1000", also=(-1,))] = -1
-    """What the network is told, -1 = the prior's."""
+    """Timestep given to the network; -1 = the prior's default."""
     coefficient_timestep: Annotated[int, Bounds(0, 999, "of 1000", also=(-1,))] = -1
-    """What turns its output into x0, -1 = timestep."""
+    """Timestep used to compute x0 from the output; -1 = the same as timestep."""
     input_scale: Annotated[float, Bounds(1e-3, 10, "times", also=(-1.0,))] = -1.0
-    """k of x_t = k z, -1 = the prior's at the timestep."""
+    """Input scale k of x_t = k z; -1 = the prior's value at the timestep."""
 
 
 def add_lora(network: nn.Module, rank: int, targets: tuple[str, ...], seed: int) -> None:
-    """A fresh LoRA on every module whose name ends in one of `targets`, trained in float32.
+    """Add a new LoRA to every module whose name ends in one of `targets`, trained in float32.
 
-    Gaussian A, zero B, alpha = rank: the network computes what it did before.
+    Gaussian A, zero B, alpha = rank: the network's output does not change.
     """
-    # Here, so that the options can be read without the libraries of training.
+    # Imported here, so that options can be read without the training libraries.
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(

@@ -1,7 +1,7 @@
 """The losses of all stages: one entry of LOSSES each.
 
-An entry is a loss's name, what it is, its weight in every stage that offers it, and its call. The
-options of the command line, the log and the calls of the stages all come from there. The published
+An entry has a loss's name, description, weight per stage, and function. The options of the command
+line, the log and the calls in the stages are derived from it. The published
 weights are 1 MSE + 5 LPIPS + 0.5 GAN, in the adversarial stage.
 """
 
@@ -27,40 +27,41 @@ from .perceptual import Lpips
 
 @settings
 class LossOptions:
-    """What the losses of all stages share."""
+    """Settings for the losses of all stages."""
 
     lpips_backbone: str = ""
     """File of torchvision's vgg16 for LPIPS; empty: torchvision downloads it."""
     energy_side: Annotated[int, Bounds(1, 4096, "coefficients")] = 4
-    """Side of the squares in which amounts of detail are compared. Small ones ask for detail
-    everywhere, also where none can be known."""
+    """Side of the squares in which amounts of detail are compared. Small squares demand detail
+    everywhere, even where it cannot be known."""
     energy_octaves: Annotated[int, Bounds(1, ENERGY_LEVELS, "octaves")] = ENERGY_LEVELS
-    """Octaves whose amounts of detail are compared, from the finest on; coarse ones cost PSNR."""
+    """Number of octaves whose amounts of detail are compared, from the finest; coarse ones reduce
+    PSNR."""
 
 
 @dataclass(kw_only=True)
 class Scene:
-    """What a stage shows its losses of a batch; None for what none of them needs."""
+    """The inputs of a stage's losses for a batch; None for those that no loss needs."""
 
     options: LossOptions
     pixels: Tensor | None = None
     """The result (B, 3, H, W) in [-1, 1]."""
     target: Tensor | None = None
-    """What it should be."""
+    """The target."""
     latent: Tensor | None = None
     """The result, scaled latents (B, C, h, w)."""
     clean: Tensor | None = None
     """Latents of the clean pictures."""
     channels: Tensor | None = None
-    """What a squared step of each latent channel costs in squared pixels (C,)."""
+    """Squared pixel error per squared change of each latent channel (C,)."""
     asked: Tensor | None = None
-    """Richness that a token asks for (B,)."""
+    """Richness requested by a token (B,)."""
     told: bool = True
     """Whether the network was given that token."""
     price: Callable[[], Tensor] | None = None
-    """What the discriminator asks for the result."""
+    """The generator's GAN loss for the result."""
     networks: Mapping[str, nn.Module] | None = None
-    """Frozen networks of the losses that have one, by name of the loss."""
+    """Frozen networks by the name of their loss."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,29 +70,29 @@ class Loss:
 
     name: str
     text: str
-    """What it compares, for the help."""
+    """Description for the help."""
     weights: Mapping[str, float]
-    """Default weight in every stage that offers it; "restored" are the autoencoder stage's restored
-    pictures."""
+    """Default weight in every stage that has it; "restored" means the restored images of the
+    autoencoder stage."""
     call: Callable[[Scene], Tensor]
     needs: tuple[str, ...] = ("pixels",)
-    """Of pixels (decoded), clean (latents), token (of richness) and opponent."""
+    """Its inputs: pixels (decoded), clean (latents), token (of richness), opponent."""
     network: Callable[[LossOptions], nn.Module] | None = None
-    """Makes the frozen network that it compares with."""
+    """Creates its frozen network."""
 
 
 LOSSES = (
     Loss(
         "latent",
-        "squared error of latents, which needs no decoding",
+        "squared error of latents; needs no decoding",
         {"encoder": 0.0, "adversarial": 0.0},
         lambda s: latent_loss(s.latent, s.clean, s.channels),
         needs=("clean",),
     ),
     Loss(
         "log_latent",
-        "logarithm of each picture's squared error of latents: a mild degradation weighs as much "
-        "as one that leaves little to know",
+        "logarithm of each image's squared error of latents; mild degradation counts as much as "
+        "severe degradation",
         {"encoder": 0.0, "adversarial": 0.0},
         lambda s: latent_loss(s.latent, s.clean, s.channels, logarithm=True),
         needs=("clean",),
@@ -104,7 +105,7 @@ LOSSES = (
     ),
     Loss(
         "log_mse",
-        "logarithm of each picture's squared error of pixels, as in PSNR",
+        "logarithm of each image's squared error of pixels, as in PSNR",
         {"autoencoder": 0.0, "restored": 0.0, "encoder": 0.0, "adversarial": 0.0},
         lambda s: pixel_loss(s.pixels, s.target, logarithm=True),
     ),
@@ -123,9 +124,9 @@ LOSSES = (
     ),
     Loss(
         "richness",
-        "difference between the richness of the result and the one asked for",
+        "difference between the richness of the result and the requested one",
         {"adversarial": 0.0},
-        # Without a token it counts for nothing, but every process has the same terms.
+        # Without a token it has no effect, but all processes compute the same terms.
         lambda s: richness_loss(s.pixels, s.asked) * (1.0 if s.told else 0.0),
         needs=("pixels", "token"),
     ),
@@ -143,7 +144,8 @@ LOSSES = (
     ),
     Loss(
         "log_energy",
-        "difference between logarithms of the amounts: faint pictures weigh as much as others",
+        "difference between logarithms of amounts of detail in Haar bands; images with little "
+        "contrast count as much as others",
         {"autoencoder": 0.0, "restored": 0.0, "adversarial": 0.0},
         lambda s: energy_loss(
             s.pixels, s.target, s.options.energy_side, s.options.energy_octaves, logarithm=True
@@ -151,22 +153,22 @@ LOSSES = (
     ),
     Loss(
         "gan",
-        "what the discriminator asks for the result",
+        "GAN loss of the generator",
         {"autoencoder": 0.0, "adversarial": 0.5},
         lambda s: s.price(),
         needs=("opponent",),
     ),
 )
-"""In the order in which they are computed and added up."""
+"""All losses, in the order in which they are computed and added."""
 
 
 def option_of(part: str, loss: str) -> str:
-    """Name of the field that holds a weight: the adversarial stage's go without the stage."""
+    """Name of a weight's field; those of the adversarial stage have no prefix."""
     return loss if part == "adversarial" else f"{part}_{loss}"
 
 
 def _weights_of(part: str, text: str, **more: tuple) -> type:
-    """The group of the weights that one part of a run may give; `more`: (type, default) each."""
+    """The group of loss weights of one part of a run; `more`: further fields as (type, default)."""
     fields = {option_of(part, loss.name): loss for loss in LOSSES if part in loss.weights}
     kinds = {
         name: Annotated[float, Bounds(0, 10**6), Help(f"Weight: {loss.text}.")]
@@ -180,17 +182,16 @@ def _weights_of(part: str, text: str, **more: tuple) -> type:
     return settings(type(name, (), body))
 
 
-AutoencoderLosses = _weights_of("autoencoder", "What the decoder pays for clean pictures.")
+AutoencoderLosses = _weights_of("autoencoder", "Losses of the autoencoder stage for clean images.")
 RestoredLosses = _weights_of(
     "restored",
-    "What the decoder pays for restored pictures, if there are any among its own.",
+    "Losses of the autoencoder stage for restored images, if it has any.",
     restored=(
         Annotated[
             Share,
             Help(
-                "Share of the autoencoder stage's pictures whose latent is what --encoder-file "
-                "and, if given, --lora-file make of the degraded one, as the decoder meets it in "
-                "use."
+                "Share of the autoencoder stage's images whose latent comes from the degraded "
+                "image through --encoder-file and, if given, --lora-file, as in actual use."
             ),
         ],
         0.0,
@@ -198,19 +199,19 @@ RestoredLosses = _weights_of(
 )
 EncoderLosses = _weights_of(
     "encoder",
-    "What the degradation-removal encoder pays.",
+    "Losses of the encoder stage.",
     encoder_target=(
         Annotated[
             Literal["frozen", "both"],
             Help(
-                "What pixels are compared with: frozen: D(E0(clean)) with the encoder as it was; "
-                "both: D(E(clean)), as printed, which lets both sides move."
+                "Target of the pixels. frozen: D(E0(clean)) with the original encoder; both: "
+                "D(E(clean)) as printed in the paper, where both sides move."
             ),
         ],
         "frozen",
     ),
 )
-AdversarialLosses = _weights_of("adversarial", "What the LoRA pays in the adversarial stage.")
+AdversarialLosses = _weights_of("adversarial", "Losses of the adversarial stage.")
 
 
 _FIELDS = {option_of(part, loss.name): loss for loss in LOSSES for part in loss.weights}
@@ -222,7 +223,7 @@ def weights_in(group) -> dict[str, float]:
 
 
 def losses_in(group) -> list[Loss]:
-    """The losses to which a group gives a weight."""
+    """The losses with a weight in a group."""
     return [_FIELDS[name] for name in weights_in(group)]
 
 
@@ -251,10 +252,10 @@ class Losses:
         return any(what in loss.needs for loss in self._weights)
 
     def terms(self, leave_out: str = "", **shown) -> dict[str, Tensor]:
-        """Values by name, not weighted.
+        """Unweighted values by name.
 
         Args:
-            leave_out: one of Loss.needs, of which there is nothing this time.
+            leave_out: one of Loss.needs that is missing this time.
             shown: fields of Scene.
         """
         scene = Scene(options=self._options, networks=self._networks, **shown)
@@ -262,11 +263,11 @@ class Losses:
         return {self._prefix + loss.name: loss.call(scene) for loss in asked}
 
     def weights(self) -> dict[str, float]:
-        """Weights by the names of the terms."""
+        """Weights by loss name."""
         return {self._prefix + loss.name: weight for loss, weight in self._weights.items()}
 
 
 def total(terms: Mapping[str, Tensor], *losses: Losses) -> Tensor:
-    """The weighted sum of the terms of some Losses."""
+    """The weighted sum of some losses."""
     weights = {name: weight for own in losses for name, weight in own.weights().items()}
     return sum(weights[name] * value for name, value in terms.items())

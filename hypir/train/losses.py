@@ -1,4 +1,4 @@
-"""The formulas of the losses; loss_list.py says which stage may weigh which.
+"""The formulas of the losses; loss_list.py lists which stage has which.
 
 The pyramid term needs no backbone (Bojanowski et al. 2018, Lap1).
 """
@@ -13,22 +13,22 @@ from hypir.texture import laplacian_response, luma, sigma_to_richness
 PYRAMID_LEVELS = 4
 ENERGY_LEVELS = 3
 AMOUNT_FLOOR = 1e-8
-"""Added to mean squares, so that the root has a slope at zero."""
+"""Added to mean squares, so that the root has a finite slope at zero."""
 RELATIVE_FLOOR = 1e-5
-"""Added to mean squares before the logarithm: below 0.4 levels of 255 nothing is asked for."""
+"""Added to mean squares before the logarithm: amounts below 0.4 levels of 255 do not count."""
 SIGMA_FLOOR = 1e-4
-"""Of the Laplacian's deviation, in units of white: a fiftieth of what richness 0 has."""
+"""Floor of the Laplacian's standard deviation, in units of white: 1/50 of that at richness 0."""
 BAND_FLOOR = 1e-5
-"""Added to products of amounts: a band that is empty on one side has no correlation to speak of."""
+"""Added to products of amounts: a band that is empty on one side has no correlation."""
 ERROR_FLOOR = 1e-4
-"""Added to errors before the logarithm: below it (46 dB of pixels) there is little to gain."""
+"""Added to errors before the logarithm: below it (46 dB in pixels) there is little to gain."""
 
 
 def pyramid_loss(result: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference of Laplacian pyramids, each level weighing the same.
+    """Mean absolute difference of Laplacian pyramids, with equal weight for each level.
 
-    A level is the picture minus its reduced and enlarged copy, the last one what is left. With one
-    mean per level, a level of 4^i fewer values has the weight 4^i per value.
+    A level is the image minus its reduced and enlarged copy; the last level is the residual. With
+    one mean per level, a level with 4^i fewer values has 4^i times the weight per value.
     """
     difference = result - target  # the pyramid is linear
     loss = difference.new_zeros(())
@@ -47,17 +47,17 @@ def energy_loss(
     octaves: int = ENERGY_LEVELS,
     logarithm: bool = False,
 ) -> Tensor:
-    """Mean absolute difference of how much detail there is, band by band and place by place.
+    """Mean absolute difference in the amount of detail, per band and place.
 
     Detail is the root mean square, in squares of `side` coefficients, of the three Haar bands of
-    each octave, from the finest on; what shape it has is left to the other terms. Those are least
-    where detail that cannot be predicted is left out; this one is least where it is made up in the
-    right amount. In small squares it must be made up everywhere, in large ones where most of it is
-    known. Its gradient is a gain: a mean of absolute values would push what is uncertain as much as
-    what is sure, which lowers the correlation with the target.
+    each octave, from the finest; the other losses determine its shape. Those are smallest if
+    unpredictable detail is missing; this one is smallest if it is invented in the right amount.
+    Small squares force it everywhere, large ones mostly where detail is known. The gradient acts as
+    a gain: a mean of absolute values would change uncertain coefficients as much as certain ones,
+    which lowers the correlation with the target.
 
-    With `logarithm` it is the difference of ln(mean square + RELATIVE_FLOOR) / 2: a picture of
-    little contrast, as most photographs are, is pushed as much as one of much.
+    With `logarithm` it is the difference of ln(mean square + RELATIVE_FLOOR) / 2: images with
+    little contrast, like most photographs, count as much as those with high contrast.
     """
     loss = result.new_zeros(())
     result, target = result.flatten(0, 1), target.flatten(0, 1)
@@ -73,10 +73,10 @@ def energy_loss(
 def band_loss(result: Tensor, target: Tensor) -> Tensor:
     """Mean over pictures, colours and Haar bands of 1 - correlation with the target.
 
-    1 - <r, t> / (|r| |t|), with every octave's three bands alike: an error of the finest octave,
-    which is hardly any of the squared error, weighs as much as one of the coarsest. Blind to
-    amounts, as energy_loss is to places: the two together ask for all detail that can be known, in
-    the amount that there is. It is least where the result is the target's mean, times any gain.
+    1 - <r, t> / (|r| |t|), with equal weights for all octaves: an error in the finest octave, which
+    is almost none of the squared error, counts as much as one in the coarsest. It ignores amounts,
+    as energy_loss ignores places; together they demand all detail that can be known, in the right
+    amount. It is smallest if the result is the expected target, times any gain.
     """
     losses = []
     result, target = result.flatten(0, 1), target.flatten(0, 1)
@@ -89,9 +89,9 @@ def band_loss(result: Tensor, target: Tensor) -> Tensor:
 
 
 def richness_loss(result: Tensor, asked: Tensor) -> Tensor:
-    """Mean |richness of the result - richness asked|, of pixels (B, 3, H, W) in [-1, 1].
+    """Mean |richness of the result - requested richness|, for pixels (B, 3, H, W) in [-1, 1].
 
-    hypir.texture's definition; SIGMA_FLOOR keeps its slope finite where a result is flat.
+    Richness as in hypir.texture; SIGMA_FLOOR keeps the slope finite for flat results.
     """
     response = laplacian_response(luma((result.movedim(1, -1) + 1) / 2)).flatten(1)
     sigma = (response.var(dim=1, correction=0) + SIGMA_FLOOR**2).sqrt()
@@ -99,7 +99,7 @@ def richness_loss(result: Tensor, asked: Tensor) -> Tensor:
 
 
 def _amounts(values: Tensor, side: int) -> Tensor:
-    """Root mean squares in squares, or over all where there is less than a square."""
+    """Root mean squares in squares, or over everything if it is smaller than a square."""
     side = min(side, *values.shape[-2:])
     return (F.avg_pool2d(values.square(), side) + AMOUNT_FLOOR).sqrt()
 
@@ -116,10 +116,10 @@ def latent_loss(result: Tensor, target: Tensor, weights: Tensor, logarithm: bool
 
 
 def mean_error(errors: Tensor, logarithm: bool) -> Tensor:
-    """Mean of errors (B, ...), or over pictures of ln(mean of the picture + ERROR_FLOOR).
+    """Mean of errors (B, ...), or mean over images of ln(image mean + ERROR_FLOOR).
 
-    PSNR is such a logarithm. Plain means are made of the worst pictures, of which least can be
-    known; with the logarithm a gain of one per cent weighs the same in every picture.
+    PSNR is such a logarithm. The worst images, in which the least can be known, dominate a plain
+    mean; with the logarithm, an improvement of 1 % counts the same in every image.
     """
     if not logarithm:
         return errors.mean()

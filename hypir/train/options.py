@@ -1,8 +1,8 @@
 """The options of `python -m hypir train RECIPE`: the fields of a recipe, explained by tyro.
 
-tyro is given a mirror of the recipe's groups in which every option is text: it finds the options,
-suggests the nearest where one is wrong, and writes the help. The texts are read by bounds.py, which
-knows what each field may hold.
+tyro gets a copy of the recipe's groups in which every option is text. It parses the options,
+suggests the closest one for a typo, and writes the help. bounds.py reads the texts, because it
+knows the allowed values of each field.
 """
 
 import dataclasses
@@ -17,29 +17,29 @@ from .recipe import GROUPS, LOSSES_OF, OWNERS, Recipe
 from .schedule import Phases
 
 GONE = {
-    "decoder-gan": "is called --autoencoder-gan now",
-    "logarithm": "is part of the losses' names now: give --log-mse, --log-latent or --log-energy "
-    "(in other stages --encoder-log-latent, --restored-log-mse and so on) a weight instead",
-    "latent-energy": "is gone, since amounts of detail in latents came out as coloured specks; "
+    "decoder-gan": "is now called --autoencoder-gan",
+    "logarithm": "is now part of the losses' names: give a weight to --log-mse, --log-latent or "
+    "--log-energy (in other stages --encoder-log-latent, --restored-log-mse and so on) instead",
+    "latent-energy": "was removed, because amounts of detail in latents caused coloured specks; "
     "compare them in pixels with --energy or --log-energy",
 }
-"""Options of earlier versions, and what to say of them."""
+"""Options of earlier versions, with the message for each."""
 CHANGED = {
     (
         "encoder-target",
         "latent",
     ): "--encoder-target latent is now --encoder-latent 1 --encoder-mse 0, "
     "or --encoder-log-latent 1 --encoder-mse 0",
-    ("stages", "prior"): "the stage prior is called diffusion now; give --stages diffusion",
+    ("stages", "prior"): "the stage prior is now called diffusion; use --stages diffusion",
 }
-"""Values of earlier versions, and what to say of them."""
+"""Values of earlier versions, with the message for each."""
 RUN = ("stages", "out", "seed")
 """Fields of the recipe itself that are options."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What a command asks for."""
+    """The parsed command."""
 
     recipe: Recipe
     dry_run: bool
@@ -49,7 +49,7 @@ class Asked:
 def read_options(recipe: Recipe, words: Sequence[str], about: str = "") -> Asked:
     """The recipe with the options of a command.
 
-    `about` stands above the help.
+    `about` is printed above the help.
 
     Raises:
         ValueError: in one sentence, for a value that an option cannot have, or an old option.
@@ -87,7 +87,7 @@ def field_hint(name: str) -> Any:
 
 @cache
 def field_help(name: str) -> str:
-    """What a field is: the docstring below it, or its mark Help."""
+    """Help of a field: the docstring below it, or its mark Help."""
     found = [m.text for m in unwrap(field_hint(name))[1] if isinstance(m, Help)]
     if found:
         return found[0]
@@ -112,7 +112,7 @@ def _mirror(recipe: Recipe) -> type:
         if group == "run":
             members += [
                 _flag("dry_run", "Print the plan and stop."),
-                _flag("cpu", "Train on the CPU in any case."),
+                _flag("cpu", "Train on the CPU even if there is a GPU."),
             ]
         kind = dataclasses.make_dataclass(group, members, kw_only=True)
         kind.__doc__ = about
@@ -158,7 +158,7 @@ def _flag(name: str, text: str) -> tuple:
 
 
 def _hint(recipe: Recipe, name: str, value: Any) -> str:
-    """Bounds, choices and the recipe's own value."""
+    """Bounds, choices and the recipe's default."""
     hint = field_hint(name)
     kind = unwrap(hint)[0]
     is_list = get_origin(kind) is tuple
@@ -210,7 +210,7 @@ def _refuse_old(words: Sequence[str]) -> None:
 
 
 def _refuse_idle(recipe: Recipe, given: dict[str, Any]) -> None:
-    """Weights of losses of a stage that does not run would change nothing."""
+    """Refuse loss weights of a stage that does not run: they would have no effect."""
     kinds = {step.name: getattr(step, "stage", "adversarial") for step in recipe.chain}
     running = {kinds.get(name, name) for name in recipe.stages}
     for name in given:

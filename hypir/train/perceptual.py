@@ -1,4 +1,4 @@
-"""Frozen networks that tell how alike two pictures look; loss_list.py makes losses of them."""
+"""Frozen networks that measure perceptual similarity, for the losses in loss_list.py."""
 
 from pathlib import Path
 
@@ -25,8 +25,8 @@ class Lpips(nn.Module):
         except (OSError, RuntimeError) as error:
             raise ValueError(
                 f"LPIPS needs the VGG16 of torchvision, which cannot be loaded ({error}); download "
-                f"https://download.pytorch.org/models/vgg16-397923af.pth and give it as "
-                f"--lpips-backbone, or train without it (--lpips 0)"
+                "https://download.pytorch.org/models/vgg16-397923af.pth and pass it with "
+                "--lpips-backbone, or train without LPIPS (--lpips 0)"
             ) from error
         self.requires_grad_(False).eval()
 
@@ -36,17 +36,17 @@ class Lpips(nn.Module):
 
 
 def _load_vgg(slices: nn.Module, state: dict[str, Tensor]) -> None:
-    """LPIPS cuts vgg16's `features` in five slices and keeps the numbers of the layers."""
+    """LPIPS splits vgg16's `features` into five slices and keeps the layer numbers."""
     for key in slices.state_dict():
         _, layer, leaf = key.split(".")
         name = f"features.{layer}.{leaf}"
         if name not in state:
-            raise RuntimeError(f"the file lacks {name!r}, it is not a vgg16 of torchvision")
+            raise RuntimeError(f"the file lacks {name!r}, so it is not torchvision's vgg16")
         slices.get_submodule(key.rpartition(".")[0])._parameters[leaf].data.copy_(state[name])
 
 
 def lpips_is_at_hand(backbone: str = "") -> bool:
-    """Whether LPIPS can be made without a download."""
+    """Whether LPIPS can be created without a download."""
     if backbone:
         return Path(backbone).is_file()
     return (Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth").is_file()

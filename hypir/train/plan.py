@@ -1,7 +1,7 @@
-"""What a run would do, without doing it: parameters, memory, steps, pictures, epochs.
+"""The plan of a run: parameters, memory, steps, images, epochs.
 
-The numbers of parameters come from the real modules on the meta device, or from the small models as
-they are; no weights of a base model are read.
+The numbers of parameters come from the real modules on the meta device, or from the small models;
+no weights of a base model are read.
 """
 
 from torch import nn
@@ -20,10 +20,10 @@ ADAM_BYTES = {"adamw": 8, "adamw8bit": 2}
 
 
 def describe_plan(recipe: Recipe, world: int = 1) -> str:
-    """The plan of a recipe for people, one fact a line.
+    """The readable plan of a recipe, one fact per line.
 
     Raises:
-        ValueError, OSError: for what the run itself would stop at: data, sizes of batches.
+        ValueError, OSError: for errors that would stop the run: data, batch sizes.
     """
     mixture = Mixture(recipe.data, recipe.seed)
     lines = [

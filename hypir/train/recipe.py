@@ -1,7 +1,7 @@
-"""A recipe: everything that fixes a training run, as groups of fields that the rooms own.
+"""A recipe: all settings of a training run, in groups owned by the files that read them.
 
-A field has one name in all groups, which is also its option on the command line: `changed` finds
-the group. A recipe has every stage once, or a chain of steps in which stages come again with other
+A field's name is unique over all groups and is also its option on the command line; `changed` finds
+the group. A recipe has every stage once, or is a chain of steps that repeats stages with other
 settings.
 """
 
@@ -32,15 +32,15 @@ from .loss_list import (
 from .schedule import Optimizer, Phase, Phases, Schedule
 
 FORMAT = 2
-"""Of recipe.json and of the recipe in checkpoints; 1 had all fields in one list."""
+"""Format of recipe.json and of the recipe in checkpoints; format 1 had all fields in one list."""
 STAGES = tuple(WRITES)
-"""In the order in which they run, unless a chain says otherwise."""
+"""The stages in the order in which they run without a chain."""
 LOSSES_OF = {
     "autoencoder": ("autoencoder_losses", "restored_losses"),
     "encoder": ("encoder_losses",),
     "adversarial": ("adversarial_losses",),
 }
-"""Groups of the weights of each stage's losses; the diffusion stage has one loss, without."""
+"""Groups of loss weights per stage; the diffusion stage has a single loss without a weight."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,24 @@ class Step:
     """One stage of a chain."""
 
     name: str
-    """Of its folder."""
+    """Name of its folder."""
     stage: str
     """One of STAGES."""
     changes: Mapping[str, Any]
-    """Fields that are otherwise than the recipe's, by name."""
+    """Fields that differ from the recipe's, by name."""
     begins: Mapping[str, str] = field(default_factory=dict)
-    """By stage, the step whose file it takes instead of the last one's."""
+    """By stage, the step whose file is used instead of the latest."""
 
 
 @dataclass(frozen=True)
 class Blend:
-    """A step without training: weights between those of two adversarial steps."""
+    """A step without training: it interpolates the weights of two adversarial steps."""
 
     name: str
     first: str
     second: str
     share: float
-    """Of the second, 0 to 1."""
+    """Share of the second, 0 to 1."""
 
 
 @settings
@@ -73,13 +73,13 @@ class Recipe:
     """What runs."""
 
     name: str
-    """Of the recipe; files are called after it."""
+    """Name of the recipe, used in file names."""
     stages: Annotated[tuple[str, ...], Filled("stages")] = ("encoder", "adversarial")
-    """What to run, of autoencoder, diffusion, encoder, adversarial, or of the recipe's steps."""
+    """Stages to run: autoencoder, diffusion, encoder, adversarial, or steps of the recipe."""
     out: str = ""
     """Folder of the run: checkpoints, logs, exported files."""
     seed: Annotated[int, Bounds(0, 2**53)] = 0
-    """Seed of everything that is drawn."""
+    """Seed of all random draws."""
     model: Model = Model()
     files: Files = Files()
     data: Data = Data()
@@ -98,16 +98,18 @@ class Recipe:
     saving: Saving = Saving()
     log: Log = Log()
     chain: tuple[Step | Blend, ...] = ()
-    """Steps in their order; empty: every stage of `stages` once."""
+    """Steps in order; empty: every stage of `stages` once."""
 
     def rules(self) -> None:
-        """What must hold between groups (ValueError otherwise)."""
+        """Check rules between groups (ValueError if one fails)."""
         self._check_stages()
         if self.chain:
             return  # every step is checked as a recipe of its own
         for stage in self.stages:
             if not self.phases(stage):
-                raise ValueError(f"stage {stage!r} has no phases; give some, as 1000x8@1e-4")
+                raise ValueError(
+                    f"stage {stage!r} has no phases; give at least one, such as 1000x8@1e-4"
+                )
             groups = LOSSES_OF.get(stage, ())
             if groups and not any(weights_in(getattr(self, group)) for group in groups):
                 raise ValueError(f"stage {stage!r} has no loss; give one a weight above 0")
@@ -119,14 +121,14 @@ class Recipe:
                 raise ValueError("encoder_target both compares pixels; give encoder_mse a weight")
         weighs = self.adversarial_losses.richness or self.conditions.richness_spread
         if weighs and not self.conditions.texture:
-            raise ValueError("richness is asked for by a token; train one with --texture")
+            raise ValueError("richness needs a richness token; train one with --texture")
 
     def phases(self, stage: str) -> Phases:
         """Phases of a stage of STAGES."""
         return getattr(self.schedule, stage)
 
     def changed(self, **values: Any) -> "Recipe":
-        """The recipe with other values of fields, in whatever group they are, for every step.
+        """The recipe with changed fields, in any group, for every step.
 
         Raises:
             ValueError: naming a field that does not exist, or what a value must be.
@@ -134,7 +136,7 @@ class Recipe:
         new: dict[str, Any] = {}
         for name, value in values.items():
             if name not in OWNERS:
-                raise ValueError(f"{name!r} is no field of a recipe")
+                raise ValueError(f"{name!r} is not a field of a recipe")
             new.setdefault(OWNERS[name], {})[name] = value
         own = new.pop("", {})
         groups = {group: replace(getattr(self, group), **given) for group, given in new.items()}
@@ -157,20 +159,20 @@ class Recipe:
         known = [*STAGES, *(step.name for step in self.chain)]
         unknown = [s for s in self.stages if s not in known]
         if "prior" in unknown:
-            raise ValueError("the stage prior is called diffusion now, got prior among stages")
+            raise ValueError("the stage prior is now called diffusion, got prior among stages")
         if unknown:
             raise ValueError(f"stages must be some of {', '.join(known)}, got {show(self.stages)}")
 
     def _check_decoder(self) -> None:
         if self.restored_losses.restored and not self.files.encoder_file:
             raise ValueError(
-                "restored pictures are made by a degradation-removal encoder; give one as "
-                "--encoder-file, or --restored 0"
+                "restored images need a degradation-removal encoder; give one with --encoder-file, "
+                "or set --restored 0"
             )
         if self.autoencoder_losses.autoencoder_gan and self.adversary.discriminator == "unet":
             raise ValueError(
-                "discriminator unet judges latents, and the autoencoder stage trains pixels; "
-                "choose patch or a backbone of timm, or --autoencoder-gan 0"
+                "discriminator unet works on latents, but the autoencoder stage trains pixels; "
+                "choose patch or a timm backbone, or set --autoencoder-gan 0"
             )
 
 
@@ -184,7 +186,7 @@ OWNERS: Mapping[str, str] = MappingProxyType(
 
 
 def check_format(kept: Mapping[str, Any], out: str) -> None:
-    """Whether a run's kept recipe is one that this version understands.
+    """Check that this version understands the recipe of an existing run.
 
     Raises:
         ValueError: with what to do.
@@ -200,7 +202,7 @@ def check_format(kept: Mapping[str, Any], out: str) -> None:
 
 
 def defaults() -> dict[str, Any]:
-    """Plain values of the fields that a recipe need not set."""
+    """Plain values of the fields that have a default."""
     values = Recipe(name="", schedule=Schedule(**{s: (Phase(0, 1, 1.0),) for s in STAGES})).flat()
     return {k: v for k, v in values.items() if k not in ("name", *STAGES)}
 

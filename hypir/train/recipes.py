@@ -1,7 +1,8 @@
 """The recipes that `python -m hypir train` knows.
 
 Paper: HYPIR (arXiv 2507.20590). Public: the released configuration of the SD2 weights. What neither
-tells (timesteps of flow priors, pyramid term, texture and noise draws) is this project's.
+specifies (timesteps of flow models, pyramid loss, texture and noise draws) is this project's
+choice.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from .schedule import Phase, Schedule
 from .small_recipe import small
 
 PAPER = Schedule(
-    # The paper is silent about the encoder stage: this is ours.
+    # The paper does not specify the encoder stage; this is our choice.
     encoder=(Phase(10_000, 64, 1e-5),),
     adversarial=(Phase(10_000, 384, 1e-5), Phase(10_000, 1536, 5e-6)),
 )
@@ -54,7 +55,7 @@ def flux(**changes: Any) -> Recipe:
 
 
 def z_image(**changes: Any) -> Recipe:
-    """Z-Image, not the distilled Turbo, with the paper's settings for priors of flow."""
+    """Z-Image, not the distilled Turbo, with the paper's settings for flow models."""
     model = Model(prior="z_image", base="Tongyi-MAI/Z-Image")
     recipe = Recipe(name="z_image", model=model, schedule=PAPER, data=Data(crop=1024))
     return recipe.changed(**changes)
@@ -79,4 +80,4 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     f.__name__: f for f in (sd2, sdxl, sd3, flux, z_image, sd2_public, small)
 }
 OLD_NAMES = {"tiny": "small"}
-"""Names that recipes had, and have now."""
+"""Former and current names of recipes."""

@@ -1,4 +1,4 @@
-"""A whole run: the stages of a recipe in order, or its chain, each from where it stopped."""
+"""A whole run: the stages of a recipe in order, or its chain; each resumes where it stopped."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ MAKERS: dict[str, Callable[..., Stage]] = {
 
 
 def check_ready(recipe: Recipe, processes: int) -> None:
-    """Whatever a later stage would stop at, said before the first one runs for days.
+    """Check everything that would stop a later stage, before the first one runs for days.
 
     Raises:
         ValueError, OSError: naming the field, the data or the weights that are missing.
@@ -69,8 +69,8 @@ def _check_step(recipe: Recipe, files: Mapping[str, str], processes: int) -> Non
     prior = recipe.model.prior
     if recipe.conditions.random_positions and not ARCHITECTURES[prior].position_table:
         raise ValueError(
-            f"random_positions shifts a table of positions, which {PRIORS[prior].title} does not "
-            f"have; leave it out"
+            f"random_positions shifts a position table, which {PRIORS[prior].title} does not have; "
+            "remove the option"
         )
     for field, path in files.items():
         if not Path(path).is_file():
@@ -85,13 +85,13 @@ def train(
     """Run every stage of the recipe, or every step of its chain, to its end.
 
     Raises:
-        ValueError, OSError: in one sentence, for what the user can mend, before any work where it
-            can be known.
+        ValueError, OSError: in one sentence, for errors that the user can fix; before training
+            starts if possible.
         FloatingPointError: naming step and loss, if one is not finite.
         Stopped: if a signal asked for it.
     """
     if not recipe.out:
-        raise ValueError("training needs a folder for its results; name it with --out")
+        raise ValueError("training needs a folder for its results; set it with --out")
     accelerator = accelerator or make_accelerator(recipe.engine)
     main = accelerator.is_main_process
     check_kept(recipe)  # before a lock leaves its file there

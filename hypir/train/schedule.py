@@ -1,4 +1,4 @@
-"""Phases of a run: steps, pictures a step and rates, and the optimizer that takes them."""
+"""Phases of a run (steps, images per step, learning rates), and the optimizer."""
 
 import re
 from collections.abc import Iterable
@@ -24,14 +24,14 @@ class Phase:
 
     steps: Steps
     images: Pictures
-    """Pictures per step, over all processes; reached by accumulation."""
+    """Images per step over all processes, reached by gradient accumulation."""
     lr: Rate
     """Learning rate of generator and discriminator."""
 
     def __post_init__(self) -> None:
         check_value("the steps of a phase", self.steps, Steps)
-        check_value("the pictures per step of a phase", self.images, Pictures)
-        check_value("the rate of a phase", self.lr, Rate)
+        check_value("the images per step of a phase", self.images, Pictures)
+        check_value("the learning rate of a phase", self.lr, Rate)
 
     @classmethod
     def parse(cls, text: str) -> "Phase":
@@ -54,42 +54,42 @@ Phases = tuple[Phase, ...]
 
 @settings
 class Schedule:
-    """How long every stage trains, and at which rates."""
+    """Length and learning rates of every stage."""
 
     autoencoder: Phases = ()
     """Phases of the autoencoder stage."""
     diffusion: Phases = ()
     """Phases of the diffusion stage."""
     encoder: Phases = ()
-    """Phases of the encoder stage. Without steps (0x8@1e-4) it writes the encoder again, for
-    another decoder."""
+    """Phases of the encoder stage. With 0 steps (0x8@1e-4) it writes the same encoder for another
+    decoder."""
     adversarial: Phases = ()
     """Phases of the adversarial stage."""
     warmup: Annotated[int, Bounds(0, 10**6, "steps")] = 0
-    """Steps over which the learning rate rises to that of the first phase."""
+    """Warm-up: steps over which the learning rate rises to that of the first phase."""
     ema: Annotated[float, Bounds(0, 0.999999)] = 0.999
-    """Decay per step of the weights that are exported, which are averages over steps."""
+    """Decay per step of the exponential moving average (EMA) of the weights, which is exported."""
 
 
 @settings
 class Optimizer:
-    """How a gradient becomes a step."""
+    """The optimizer."""
 
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    """Kind; adamw8bit needs bitsandbytes and keeps a quarter of the state."""
+    """The optimizer; adamw8bit needs bitsandbytes and uses a quarter of the state memory."""
     betas: tuple[Annotated[float, Bounds(0, 0.999999)], Annotated[float, Bounds(0, 0.999999)]] = (
         0.9,
         0.999,
     )
-    """Decays of AdamW's two averages."""
+    """Decay rates (betas) of AdamW's two averages."""
     weight_decay: Annotated[float, Bounds(0, 1)] = 0.01
     """Weight decay of AdamW."""
     clip: Annotated[float, Bounds(1e-6, 1e6)] = 1.0
-    """Largest norm of a gradient, of generator and discriminator; larger ones are shortened."""
+    """Gradient clipping: largest gradient norm of generator and discriminator."""
 
 
 def phase_at(phases: Phases, step: int) -> Phase:
-    """The phase that a step belongs to."""
+    """The phase of a step."""
     for phase in phases:
         if step < phase.steps:
             return phase
@@ -98,19 +98,19 @@ def phase_at(phases: Phases, step: int) -> Phase:
 
 
 def batches_per_step(batch: int, phase: Phase, world: int) -> int:
-    """Batches of `batch` pictures that one process takes for one step (gradient accumulation)."""
+    """Batches of `batch` images per process and step (gradient accumulation)."""
     count, rest = divmod(phase.images, batch * world)
     if rest or not count:
         raise ValueError(
-            f"{phase.images} pictures a step cannot be made of batches of {batch} on {world} "
-            f"process{'es' if world > 1 else ''}; choose --batch so that batch x processes "
-            f"divides it"
+            f"{phase.images} images per step are not a multiple of batches of {batch} on {world} "
+            f"process{'es' if world > 1 else ''}; choose --batch so that batch x processes divides "
+            "the number"
         )
     return count
 
 
 def batches_before(batch: int, phases: Phases, step: int, world: int) -> int:
-    """Batches that one process took before a step."""
+    """Batches that one process has used before a step."""
     taken = 0
     for phase in phases:
         taken += min(step, phase.steps) * batches_per_step(batch, phase, world)
@@ -119,7 +119,7 @@ def batches_before(batch: int, phases: Phases, step: int, world: int) -> int:
 
 
 def make_optimizer(asked: Optimizer, trained: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW over trained parameters; the loop sets the rate."""
+    """AdamW over the trained parameters; the loop sets the learning rate."""
     parameters = list(trained)
     options = {"lr": 0.0, "betas": asked.betas, "weight_decay": asked.weight_decay}
     if asked.optimizer == "adamw":

@@ -1,8 +1,8 @@
-"""The recipe `small`: a whole small HYPIR from scratch, on a CPU, from pictures made here.
+"""The recipe `small`: a complete small HYPIR model from scratch, on a CPU, from synthetic images.
 
-Its chain is what made the files in models/, step by step; models/README.md tells what those saw
-that a run of this recipe does not. A decoder is taught what it will be given in use (restored
-pictures) as soon as there is an encoder that restores, so decoder, encoder and LoRA take turns.
+Its chain repeats the steps that made the files in models/; models/README.md lists the differences.
+A decoder is trained on its actual inputs (restored latents) as soon as an encoder can restore, so
+decoder, encoder and LoRA alternate.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def _phases(text: str) -> tuple[Phase, ...]:
 
 
 def once(**changes: Any) -> Recipe:
-    """The small model's settings with every stage once: for experiments and tests."""
+    """The small model's settings with every stage once, for experiments and tests."""
     recipe = Recipe(
         name="small",
         stages=STAGES,
@@ -48,10 +48,10 @@ def once(**changes: Any) -> Recipe:
             degradations=("training", "heavy", "medium", "light", "none"),
             scales=(4, 4, 4, 3, 2, 2, 1),
         ),
-        # Behind the encoder little is left to remove, and an untrained step at 364 blurs.
+        # After the encoder little is left to remove, and an untrained step at 364 blurs.
         lora=Lora(rank=64, timestep=100),
         conditions=Conditions(random_positions=True),
-        # In small squares, or at a larger weight, detail is demanded where nothing can be known.
+        # Small squares or a larger weight demand detail where nothing can be known.
         autoencoder_losses=AutoencoderLosses(autoencoder_log_energy=0.1),
         restored_losses=RestoredLosses(restored_mse=0.0, restored_log_mse=1.0, restored_bands=1.0),
         encoder_losses=EncoderLosses(encoder_mse=0.0, encoder_log_latent=1.0),
@@ -67,11 +67,11 @@ def once(**changes: Any) -> Recipe:
 
 
 def small(**changes: Any) -> Recipe:
-    """A whole small HYPIR, as shipped in models/, from scratch on a CPU."""
+    """A complete small HYPIR model, as shipped in models/, from scratch on a CPU."""
     return once(chain=CHAIN).changed(**changes)
 
 
-# Until the encoder is taught all scales, pictures are a fourth of the size.
+# Until the encoder is trained on all scales, images are at 1/4 size.
 FOURTH = {"degradations": ("training", "heavy", "medium", "light"), "scales": (4,)}
 QUICK = {"pool_uses": 4}
 CLEAN = {"autoencoder_log_energy": 0.0, "pool_uses": 1}

@@ -15,6 +15,7 @@ from comfy.weight_adapter import WeightAdapterBase
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...hypir.priors import Prior
 from ...hypir.public_file import public_sd2_modules
 from ...hypir.weights import HypirWeights, read_weights
 from . import files
@@ -77,7 +78,7 @@ def carried(model, hooks: Iterable = ()) -> Settings | None:
         if isinstance(found, WeightAdapterBase) and hasattr(found, "hypir_settings")
     }
     known = list(left.values()) or [s for s in (settings_in_file(model),) if s]
-    known = known or _in_folders(patches)
+    known = known or _in_folders(patches, detect(model)[1])
     if len({(s.timestep, s.coefficient_timestep, s.input_scale) for s in known}) > 1:
         log.warning(
             "HYPIR step: the model carries %s, which were trained at different timesteps; taking "
@@ -128,8 +129,11 @@ def _names_and_tensors(patches: list) -> tuple[set[str], list[Tensor]]:
     return names, tensors
 
 
-def _in_folders(patches: list) -> list[Settings]:
-    """HYPIR files of the host's LoRA folders whose tensors are among these patches."""
+def _in_folders(patches: list, prior: Prior) -> list[Settings]:
+    """HYPIR files of the host's LoRA folders whose tensors are among these patches.
+
+    Where files for several priors share a tensor, those for the model's own.
+    """
     names, tensors = _names_and_tensors(patches)
     if not names:
         return []
@@ -151,7 +155,7 @@ def _in_folders(patches: list) -> list[Settings]:
                 f"HYPIR LoRA"
             )
         found.append(_of_file(str(path), name, state.st_mtime_ns, state.st_size))
-    return found
+    return [s for s in found if s.prior.name == prior.name] or found
 
 
 def _check_public(by_name: Iterable[str]) -> None:

@@ -1,8 +1,9 @@
-"""Conditioning for tiles: what belongs to a place or an item of the batch is cut for each tile.
+"""Conditioning for tiles: conditions that belong to a place or a batch item are cut per tile.
 
 The host resolves conditions once, for the whole latent (`guider.conds`: name -> list of dicts with
-`model_conds`). Tensors that hold one entry per image are selected by the tile's item, masks and
-areas are cut, a painted richness gives each tile its own token. What cannot be cut is refused.
+`model_conds`). Tensors with one entry per image are selected by the tile's item, masks and areas
+are cut, and a painted richness gives each tile its own token. Conditions that cannot be cut are
+refused.
 """
 
 import torch
@@ -13,8 +14,8 @@ from ...hypir.texture import embed_richness
 from ...hypir.tiling import CELL_PX, Tile, TilePlan
 
 TEXTURE_MAP = "hypir_texture_map"
-"""Key of a condition with a painted richness: (map (B, H, W) in [0, 1], weights of the MLP, place
-of its token among the others)."""
+"""Key of a condition with a painted richness: (map (B, H, W) in [0, 1], weights of the MLP, index
+of its token)."""
 
 UNCUT = {"control": "a ControlNet", "gligen": "GLIGEN boxes"}
 
@@ -22,12 +23,12 @@ Conditions = dict[str, list[dict]]
 
 
 def have_places(conditions: Conditions) -> bool:
-    """Whether any condition has a mask or an area, which the host fits to the latent's size."""
+    """Whether any condition has a mask or an area; the host fits these to the latent's size."""
     return _have(conditions, "area", "mask")
 
 
 def are_spatial(conditions: Conditions) -> bool:
-    """Whether any condition differs from part to part of the picture."""
+    """Whether any condition differs between parts of the image."""
     return _have(conditions, "area", "mask", TEXTURE_MAP)
 
 
@@ -36,15 +37,15 @@ def _have(conditions: Conditions, *keys: str) -> bool:
 
 
 def most_tiles(plan: TilePlan, conditions: Conditions, items: int) -> int:
-    """How many tiles one call of the network can share: those of one place or one image go alone
-    where the conditions differ from place to place or from image to image."""
+    """How tiles can share a network call: tiles of one place or one image go alone if the
+    conditions differ between places or images."""
     if len(plan.boxes) > 1 and are_spatial(conditions):
         return 1
     return len(plan.boxes) * (1 if differ_by_item(conditions) else items)
 
 
 def differ_by_item(conditions: Conditions) -> bool:
-    """Whether any condition holds one entry per image of the batch."""
+    """Whether any condition has one entry per image of the batch."""
     return any(
         tensor.shape[0] > 1
         for group in conditions.values()
@@ -54,7 +55,7 @@ def differ_by_item(conditions: Conditions) -> bool:
 
 
 def within_latent(conditions: Conditions, cells: tuple[int, int]) -> Conditions:
-    """The conditions without those whose area lies outside a latent of this many cells."""
+    """The conditions whose area overlaps a latent of this many cells."""
     whole = Tile(0, 0, 0, *cells)
     return {
         name: [c for c in group if "area" not in c or _cut_area(tuple(c["area"]), whole)]
@@ -63,15 +64,15 @@ def within_latent(conditions: Conditions, cells: tuple[int, int]) -> Conditions:
 
 
 def check_conditions(conditions: Conditions, tiled: bool, cells: tuple[int, int]) -> None:
-    """Raises ValueError for conditions that do not go with a latent of this many cells."""
+    """Raise ValueError for conditions that do not fit a latent of this many cells."""
     every = [c for group in conditions.values() for c in group]
     for c in every:
         size = tuple(c[TEXTURE_MAP][0].shape[-2:]) if TEXTURE_MAP in c else None
         if size is not None and latent_size(*size) != cells:
             raise ValueError(
-                f"the painted texture map must have the size of the picture, got {size[1]}x"
-                f"{size[0]} px for a latent of {cells[1]}x{cells[0]} cells of {CELL_PX} px; resize "
-                f"the mask to the enlarged picture"
+                f"the painted texture map must have the size of the image, got {size[1]}x{size[0]} "
+                f"px for a latent of {cells[1]}x{cells[0]} cells of {CELL_PX} px; resize the mask "
+                "to the enlarged image"
             )
         _check_hints(c.get("control"))
     if not tiled:
@@ -80,24 +81,25 @@ def check_conditions(conditions: Conditions, tiled: bool, cells: tuple[int, int]
         for key, what in UNCUT.items():
             if c.get(key) is not None:
                 raise ValueError(
-                    f"{what} in the conditioning cannot be cut into tiles; raise tile_size until "
-                    f"the picture fits one tile, or remove it"
+                    f"{what} in the conditioning cannot be cut into tiles; increase tile_size "
+                    "until the image fits in one tile, or remove it"
                 )
         if {"c_concat", "ref_latents"} & c.get("model_conds", {}).keys():
             raise ValueError(
                 "a conditioning that carries an image (c_concat or a reference latent) cannot be "
-                "cut into tiles; raise tile_size until the picture fits one tile, or remove it"
+                "cut into tiles; increase tile_size until the image fits in one tile, or remove it"
             )
 
 
 def _check_hints(control) -> None:
-    """A call may hold some images of a batch only; the host would give them the first hints."""
+    """Refuse hints per image: a call can contain only some images, and the host would use the first
+    hints."""
     while control is not None:
         hint = getattr(control, "cond_hint_original", None)
         if hint is not None and hint.shape[0] > 1:
             raise ValueError(
-                f"a ControlNet with {hint.shape[0]} hints cannot be shared out to the images of a "
-                f"batch; restore the images one by one, each with its own hint"
+                f"a ControlNet with {hint.shape[0]} hints cannot be assigned to the images of a "
+                "batch; restore the images one by one, each with its own hint"
             )
         control = getattr(control, "previous_controlnet", None)
 
@@ -108,9 +110,9 @@ def conditions_of_tiles(
     """The conditions of one call of the network.
 
     Args:
-        conditions: the host's, resolved for the whole latent.
-        tiles: of the call; of one item unless `mixed`.
-        tiled: whether the picture has several tiles.
+        conditions: the host's conditions, resolved for the whole latent.
+        tiles: the tiles of the call; of one item unless `mixed`.
+        tiled: whether the image has several tiles.
         mixed: whether the conditions are the same for all items and places.
     """
     if mixed:
@@ -144,7 +146,7 @@ def _of_tiles(condition: dict, tiles: list[Tile], tiled: bool) -> dict | None:
 
 
 def _of_item(value, item: int):
-    """The entry of one image; conditions that hold one for all are kept."""
+    """The entry of one image; conditions with one entry for all images are kept."""
     tensor = getattr(value, "cond", None)
     if isinstance(tensor, Tensor) and tensor.ndim > 0 and tensor.shape[0] > 1:
         index = item % tensor.shape[0]
@@ -164,7 +166,7 @@ def _tensors(condition: dict):
 
 
 def _cut_area(area: tuple[int, ...], tile: Tile) -> tuple[int, ...] | None:
-    """(height, width, y, x) of the area inside the tile, or None where they do not meet."""
+    """(height, width, y, x) of the area inside the tile, or None if they do not overlap."""
     height, width, y, x = area
     top, left = max(y - tile.y, 0), max(x - tile.x, 0)
     bottom = min(y + height - tile.y, tile.height)
@@ -175,9 +177,9 @@ def _cut_area(area: tuple[int, ...], tile: Tile) -> tuple[int, ...] | None:
 
 
 def _set_texture(condition: dict, tiles: list[Tile]) -> None:
-    """The token of every tile is that of the mean of its part of the painted map.
+    """Give every tile the token for the mean of its part of the painted map.
 
-    It stands where HYPIR Conditioning put it: another prompt may have been appended since.
+    Its index is the one set by HYPIR Conditioning: a prompt may have been appended since.
     """
     painted, mlp, place = condition[TEXTURE_MAP]
     means = []
@@ -185,7 +187,7 @@ def _set_texture(condition: dict, tiles: list[Tile]) -> None:
         plane = painted[tile.item % painted.shape[0]]
         y, x = tile.y * CELL_PX, tile.x * CELL_PX
         part = plane[y : y + tile.height * CELL_PX, x : x + tile.width * CELL_PX]
-        # A tile that holds padding only repeats the edge of the picture.
+        # A tile with only padding repeats the edge of the image.
         part = part if part.numel() else plane[-1:, -1:]
         means.append(part.mean())
     token = embed_richness(torch.stack(means), mlp)
@@ -193,8 +195,8 @@ def _set_texture(condition: dict, tiles: list[Tile]) -> None:
     tokens = attention.cond.expand(len(tiles), -1, -1).clone()
     if place >= tokens.shape[1]:
         raise ValueError(
-            f"the painted texture belongs to token {place + 1}, but the conditioning has "
-            f"{tokens.shape[1]} left; put nodes that shorten a prompt before HYPIR Conditioning"
+            f"the painted texture belongs to token {place + 1}, but the conditioning has only "
+            f"{tokens.shape[1]}; put nodes that shorten a prompt before HYPIR Conditioning"
         )
     tokens[:, place : place + 1] = token.to(tokens)
     condition["model_conds"]["c_crossattn"] = attention._copy_with(tokens)

@@ -1,7 +1,7 @@
-"""Where conditions apply: a place without any would come back as flat grey, without a word.
+"""Where conditions apply: a place without any would silently become flat grey.
 
-The host adds up, at every place, what each condition predicts there, and divides by their weights:
-where none applies, the result is zero. A condition applies inside its area, where its mask is not
+At every place, the host sums the predictions of all conditions and divides by their weights. Where
+no condition applies, the result is zero. A condition applies inside its area, where its mask is not
 zero, and at the noise levels of its timestep range.
 """
 
@@ -18,22 +18,22 @@ log = logging.getLogger(__name__)
 def check_covered(
     groups: list[list[dict] | None], x: Tensor, sigma: float, wanted: Tensor | None
 ) -> bool:
-    """Whether the host has anything to compute for predictions that it is about to make.
+    """Whether the host has anything to compute for the requested predictions.
 
     Args:
-        groups: conditions of every prediction of a call (positive, negative ...), None = not asked
-            for.
-        x: what the network is about to see (n, C, h, w).
-        sigma: noise level, as the host counts it.
-        wanted: (h, w), where the result is used at all; None = everywhere.
+        groups: conditions of every prediction of a call (positive, negative ...), None = not
+            requested.
+        x: the network's input (n, C, h, w).
+        sigma: noise level in the host's unit.
+        wanted: (h, w), where the result is used; None = everywhere.
 
     Raises:
-        ValueError: if one of them would be empty where it is wanted.
+        ValueError: if a prediction would be empty where it is used.
     """
     asked = [group for group in groups if group is not None]
     if not asked:
         raise ValueError(
-            "a node on the model asks for a prediction without any conditioning; connect a "
+            "a node on the model requests a prediction without any conditioning; connect a "
             "negative prompt through HYPIR Sampler and CFG Guider, or remove that node"
         )
     for group in asked:
@@ -41,7 +41,7 @@ def check_covered(
         if group and not active:
             raise ValueError(
                 f"no conditioning is active at the noise level of the step (sigma {sigma:.3f}): "
-                f"its timestep range leaves it out; remove the timestep range or widen it"
+                "its timestep range excludes it; remove the timestep range or widen it"
             )
         covered = _covered(active, x)
         if covered is None:
@@ -50,26 +50,26 @@ def check_covered(
             covered = covered | ~wanted
         if not bool(covered.all()):
             raise ValueError(
-                "the conditioning leaves a part of the picture without a prompt; add one that "
-                "covers the whole picture"
+                "the conditioning leaves a part of the image without a prompt; add a prompt that "
+                "covers the whole image"
             )
     return any(is_active(c, sigma) for group in asked for c in group)
 
 
 def is_active(condition: dict, sigma: float) -> bool:
-    """Whether the condition's timestep range holds this noise level."""
+    """Whether the condition's timestep range includes this noise level."""
     start, end = condition.get("timestep_start"), condition.get("timestep_end")
     return not (start is not None and sigma > start) and not (end is not None and sigma < end)
 
 
 def log_idle(conditions: Conditions, sigma: float) -> None:
-    """One line for conditions that have no effect although others apply."""
+    """Log one line for conditions that have no effect although others apply."""
     for name, group in conditions.items():
         out_of_range = sum(not is_active(c, sigma) for c in group if "clip_start_percent" not in c)
         if 0 < out_of_range < len(group):
             log.warning(
                 "HYPIR step: %d of %d %s conditions are not active at the noise level of the step "
-                "(sigma %.3f) and have no effect; their timestep range leaves it out",
+                "(sigma %.3f) and have no effect; their timestep range excludes it",
                 *(out_of_range, len(group), name, sigma),
             )
         empty = sum("mask" in c and not bool(c["mask"].any()) for c in group)
@@ -96,7 +96,7 @@ def _is_idle_control(control, sigma: float) -> bool:
 
 
 def _covered(conditions: list[dict], x: Tensor) -> Tensor | None:
-    """(n, h, w), where any of them applies; None = everywhere."""
+    """(n, h, w): where any of them applies; None = everywhere."""
     covered = torch.zeros((x.shape[0], *x.shape[-2:]), dtype=torch.bool, device=x.device)
     for condition in conditions:
         if condition.get("strength", 1.0) == 0:

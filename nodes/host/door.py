@@ -1,8 +1,8 @@
-"""The door that every way to the step passes before the host loads models and resolves conditions.
+"""Preparation of a guider, before the host loads models and resolves conditions.
 
-HYPIR Restore opens it for its own guider; for HYPIR Sampler, Load HYPIR LoRA leaves it on the
-MODEL. There the conditions are checked and filled in while a sentence can still be said, and the
-host is asked for the memory of a call rather than of the whole latent.
+HYPIR Restore calls it for its own guider; for HYPIR Sampler, Load HYPIR LoRA adds it to the MODEL
+as a wrapper. It checks and completes the conditions while a clear error is still possible, and
+makes the host request memory for one call instead of the whole latent.
 """
 
 from abc import abstractmethod
@@ -21,17 +21,17 @@ class Prepared(comfy.samplers.Sampler):
 
     @abstractmethod
     def prepare(self, guider, latent: Tensor) -> Tensor:
-        """The noise to hand to the host, whose shape alone counts."""
+        """The noise to pass to the host, of which only the shape matters."""
 
 
 def leave_door(patcher) -> None:
-    """Put the door on a MODEL of ours; samplers of other kinds pass it as if it were not there."""
+    """Add the preparation to a MODEL with HYPIR weights; other samplers are not affected."""
     if not patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _prepare)
 
 
 def with_door(model_options: dict) -> dict:
-    """Options of a MODEL, copied, with the door in them."""
+    """A copy of a MODEL's options that includes the preparation."""
     options = comfy.model_patcher.create_model_options_clone(model_options)
     comfy.patcher_extension.add_wrapper_with_key(
         WrappersMP.OUTER_SAMPLE, KEY, _prepare, options, is_model_options=True

@@ -1,9 +1,9 @@
-"""Other nodes' patches on the model: a tile is no step of a sampler, and they must not take it so.
+"""Other nodes' patches on the model: they must not treat a tile as a step of a sampler.
 
-Wrappers that save work (EasyCache and its like) or average guidance over the steps keep something
-of one call for the next. Here every call of one run is the first step of a sampling run: what such
-a wrapper kept is taken back before the next call, and one that goes on without the network is
-refused. Random numbers that a patch draws are the same for every call.
+Wrappers that save computation (such as EasyCache) or average guidance over the steps keep data of
+one call for the next. Here every call of a run is the first step of a sampling run: data kept by a
+wrapper are reset before the next call, and a wrapper that skips the network is refused. Random
+numbers drawn by a patch are the same for every call.
 """
 
 import functools
@@ -21,9 +21,9 @@ from torch import Tensor
 from .door import KEY
 from .reach import EMPTY, children, is_entered, reached_from, variables
 
-# Options of the host's own that hold no patch: models, threads, weight hooks.
+# The host's own options without patches: models, threads, weight hooks.
 _HOSTS = {"multigpu_clones", "multigpu_thread_pool", "registered_hooks", "to_load_options"}
-# What every guider of the host has; any other attribute is its own.
+# Attributes of every guider of the host; all others belong to a special guider.
 _GUIDERS = {
     *("conds", "original_conds", "inner_model", "model_patcher", "loaded_models", "model_options"),
     *("cfg", "cfg1", "cfg2"),
@@ -36,10 +36,10 @@ _SEED = 0
 
 
 class FreshState:
-    """What other nodes' patches on a model can remember, as it was before the first call."""
+    """The state of other nodes' patches on a model, as before the first call."""
 
     def __init__(self, guider, model_options: dict):
-        """Args: guider: of the run; model_options: of the run, with everything patched on."""
+        """Args: guider: of the run; model_options: of the run, with all patches."""
         roots = [
             {key: value for key, value in options.items() if key not in _HOSTS}
             for options in (model_options, guider.model_options)
@@ -54,7 +54,7 @@ class FreshState:
                 self._kept.append((found, content))
 
     def rewind(self) -> None:
-        """Takes back whatever has come to hold a tensor since."""
+        """Reset everything that has stored a tensor since."""
         for holder, before in self._kept:
             now = _content(holder)
             old = {id(value) for value in _values(before)}
@@ -65,7 +65,8 @@ class FreshState:
                 _restore(holder, before)
 
     def hand_back(self) -> None:
-        """After the last call: a list that grew call by call is a record, and gets all of it."""
+        """After the last call: a list that grew with every call is a record and gets all
+        entries."""
         for holder, before in self._kept:
             seen = self._recorded.get(id(holder))
             if seen:
@@ -73,13 +74,13 @@ class FreshState:
 
 
 class NetworkWatch:
-    """Sees whether the network itself runs, beneath all wrappers of other nodes."""
+    """Detects whether the network itself runs, below all wrappers of other nodes."""
 
     def __init__(self, model_options: dict):
-        """Args: model_options: of the run; gets one more wrapper."""
+        """Args: model_options: of the run; a wrapper is added."""
         wrappers = model_options["transformer_options"].get("wrappers", {})
         deep = bool(wrappers.get(WrappersMP.DIFFUSION_MODEL))
-        # Only beneath others of its kind: a compiled network must not be compiled with it.
+        # Only below other wrappers: a compiled network must not be compiled with it.
         self._calls = 0
         comfy.patcher_extension.add_wrapper_with_key(
             WrappersMP.DIFFUSION_MODEL if deep else WrappersMP.APPLY_MODEL,
@@ -95,21 +96,21 @@ class NetworkWatch:
 
     @contextmanager
     def one_call(self, is_asked: Callable[[], bool]) -> Iterator[None]:
-        """Raises ValueError if the network was not run inside although it `is_asked` to."""
+        """Raise ValueError if the network did not run inside although it `is_asked` to."""
         before = self._calls
         yield
         if self._calls == before and is_asked():
             raise ValueError(
-                "a node on the model (of the kind of EasyCache or TeaCache) went on without the "
-                "network: it takes HYPIR's tiles for steps of a sampler; remove it, one step has "
+                "a node on the model (such as EasyCache or TeaCache) skipped the network: it "
+                "treats HYPIR's tiles as steps of a sampler; remove it, because a single step has "
                 "nothing to skip"
             )
 
 
 @contextmanager
 def same_random_numbers(device: torch.device) -> Iterator[None]:
-    """Patches that draw (HyperTile, token merging) draw the same for every call, and the global
-    random state is as before."""
+    """Make patches that draw random numbers (HyperTile, token merging) draw the same for every
+    call, and restore the global random state."""
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(_SEED)
@@ -120,9 +121,9 @@ def same_random_numbers(device: torch.device) -> Iterator[None]:
 
 
 def see_the_batch(model_options: dict) -> bool:
-    """Whether a node on the model works on a whole call's predictions.
+    """Whether a node on the model processes the predictions of a whole call.
 
-    Some take the entries of a batch for frames, or average over them: they get tiles one by one.
+    Some treat the entries of a batch as frames, or average over them: they get single tiles.
     """
     wrappers = model_options["transformer_options"].get("wrappers", {})
     return any(model_options.get(name) for name in _ON_PREDICTIONS) or any(
@@ -133,17 +134,17 @@ def see_the_batch(model_options: dict) -> bool:
 
 
 def check_negative(guider) -> None:
-    """Raises ValueError if a node on the model works on a negative prompt and there is none."""
+    """Raise ValueError if a node on the model needs a negative prompt and there is none."""
     asked = guider.model_options.get("disable_cfg1_optimization", False)
     if asked and not guider.conds.get("negative"):
         raise ValueError(
-            "a node on the model (such as Self-Attention Guidance) needs a negative prompt, which "
-            "this way to the step has not; use HYPIR Sampler with CFG Guider, or remove that node"
+            "a node on the model (such as Self-Attention Guidance) needs a negative prompt, but "
+            "there is none here; use HYPIR Sampler with CFG Guider, or remove that node"
         )
 
 
 def _content(found) -> Any:
-    """What it holds, copied one level deep; None where nothing can be put back."""
+    """Its contents, copied one level deep; None if nothing can be restored."""
     if isinstance(found, torch.nn.Module):
         inner = ("_parameters", "_buffers", "_modules")
         return {k: v for k, v in vars(found).items() if k not in inner}

@@ -1,4 +1,4 @@
-"""What a network or an autoencoder gives back is finite, or the run ends with a sentence."""
+"""Check that the output of a network or an autoencoder is finite."""
 
 import torch
 from torch import Tensor
@@ -12,25 +12,25 @@ NETWORK_REMEDY = (
 )
 VAE_REMEDY = "run the VAE in another precision (start ComfyUI with --fp32-vae or --bf16-vae)"
 FULL_PRECISION_REMEDY = (
-    "that is full precision, so the file or a node that patches it is at fault: load the file "
-    "again, or leave out other nodes one by one"
+    "this is full precision, so the file or a node that patches the model is at fault: download "
+    "the file again, or remove other nodes one by one"
 )
 
 
 def check_output(
     result: Tensor, tiles: list[Tile], stage: str, maker: str, precision: torch.dtype, remedy: str
 ) -> Tensor:
-    """The result of one call as it came, if all of it is finite.
+    """Return the result of one call unchanged, if all of it is finite.
 
-    One sum over the call's tiles, where they were made; the picture is never read again.
+    It takes one sum over the call's tiles on their device; the image is not read again.
 
     Args:
         result: (n, C, h, w), one entry per tile.
-        tiles: those of the call.
+        tiles: the tiles of the call.
         stage: encode, step or decode.
-        maker: what computed it, for people.
-        precision: in which it computed.
-        remedy: what to do about an overflow.
+        maker: readable name of what computed it.
+        precision: the precision of the computation.
+        remedy: advice against an overflow.
 
     Raises:
         ValueError: if a value is NaN or infinite.
@@ -42,8 +42,8 @@ def check_output(
     if precision in (torch.float32, torch.float64):
         remedy = FULL_PRECISION_REMEDY
     raise ValueError(
-        f"HYPIR {stage}: {maker} gave {count_not_finite(part)} of {part.numel()} values that are "
-        f"NaN or infinite, in the tile of {tile.width * CELL_PX}x{tile.height * CELL_PX} px at "
+        f"HYPIR {stage}: {count_not_finite(part)} of {part.numel()} values from {maker} are NaN or "
+        f"infinite, in the tile of {tile.width * CELL_PX}x{tile.height * CELL_PX} px at "
         f"({tile.x * CELL_PX}, {tile.y * CELL_PX}){image}, computed in "
         f"{str(precision).removeprefix('torch.')}; {remedy}"
     )

@@ -1,4 +1,4 @@
-"""The host's previews of the step: of a small latent, and never a reason to fail."""
+"""The host's previews of the step: made from a small latent, and never a reason to fail."""
 
 import logging
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 PREVIEW_CELLS = 64
-"""Longest side of what the host's preview is given by Restore: some previews decode all of it."""
+"""Longest side of the latent for the host's preview: some previews decode all of it."""
 
 Callback = Callable[[int, Tensor, Tensor, int], None]
 
 
 def of_small(callback: Callback) -> Callback:
-    """The host's callback, given a small latent: what a preview costs must not grow with it."""
+    """The host's callback with a reduced latent, so that the cost of a preview does not grow."""
 
     def show(step: int, x0: Tensor, x: Tensor, total: int) -> None:
         small, longest = x0[:1], max(x0.shape[-2:])
@@ -29,10 +29,10 @@ def of_small(callback: Callback) -> Callback:
 
 
 def show(callback: Callback, step: int, x0: Tensor, z: Tensor, total: int) -> None:
-    """A preview that runs out of memory is left out: it is no reason to take smaller tiles."""
+    """Skip a preview that runs out of memory: it is no reason to use smaller tiles."""
     try:
         callback(step, x0, z, total)
     except Exception as error:
         if not isinstance(error, MemoryError):
             comfy.model_management.raise_non_oom(error)
-        log.warning("HYPIR step: out of memory for the host's preview; it goes on without")
+        log.warning("HYPIR step: out of memory for the host's preview; continuing without it")

@@ -1,7 +1,7 @@
-"""What a condition must hold for its prior, checked and filled in once for every way to the step.
+"""The contents that a prior needs in a condition, checked and completed in one place.
 
-The conditions here are the host's before it resolves them for a latent: name -> list of dicts with
-`cross_attn` (the tokens), `pooled_output` and whatever else a node has put there.
+These are the host's conditions before it resolves them for a latent: name -> list of dicts with
+`cross_attn` (the tokens), `pooled_output` and anything else that nodes have added.
 """
 
 from ...hypir.image import count_not_finite
@@ -11,18 +11,15 @@ from .settings import Settings
 
 
 def check_prompts(conditions: Conditions, model, settings: Settings) -> None:
-    """Raises ValueError, in one sentence, for a text that this MODEL cannot take.
+    """Raise ValueError, in one sentence, for a text that this MODEL cannot use.
 
     Args:
-        conditions: all of a guider's.
+        conditions: all conditions of a guider.
         model: the host's MODEL.
-        settings: what the weights on it say.
+        settings: the settings of its weights.
     """
     if not any(conditions.values()):
-        raise ValueError(
-            "there is no conditioning, so there is nothing to restore by; connect CLIP Text Encode "
-            "or HYPIR Conditioning"
-        )
+        raise ValueError("there is no conditioning; connect CLIP Text Encode or HYPIR Conditioning")
     widths = text_widths(model)
     for name, group in conditions.items():
         for condition in group:
@@ -31,8 +28,8 @@ def check_prompts(conditions: Conditions, model, settings: Settings) -> None:
 
 
 def fill_defaults(conditions: Conditions, settings: Settings) -> bool:
-    """Says to every condition what its prior needs beside text (SDXL's sizes, Flux's guidance),
-    where the condition does not say it itself; in place. Whether anything was missing."""
+    """Add what the prior needs besides text (SDXL's sizes, Flux's guidance) to every condition that
+    lacks it, in place; returns whether anything was missing."""
     missing = False
     for group in conditions.values():
         for condition in group:
@@ -47,8 +44,8 @@ def _check_tokens(name: str, tokens, widths: TextWidths, settings: Settings) -> 
     title = settings.prior.title
     if tokens is None:
         raise ValueError(
-            f"the {name} conditioning holds no text tokens, but {title} needs some; connect CLIP "
-            f"Text Encode or HYPIR Conditioning"
+            f"the {name} conditioning has no text tokens, but {title} needs them; connect CLIP "
+            "Text Encode or HYPIR Conditioning"
         )
     if tokens.ndim != 3 or tokens.shape[-1] != widths.token:
         raise ValueError(
@@ -86,14 +83,14 @@ def _check_pooled(
         )
     if count_not_finite(pooled):
         raise ValueError(
-            f"the pooled vector of the {name} conditioning must hold finite numbers, but "
+            f"the pooled vector of the {name} conditioning must contain finite numbers, but "
             f"{count_not_finite(pooled)} of {pooled.numel()} values are NaN or infinite; run the "
-            f"text encoder in another precision (start ComfyUI with --fp32-text-enc)"
+            "text encoder in another precision (start ComfyUI with --fp32-text-enc)"
         )
 
 
 def _needs_pooled(condition: dict, model) -> bool:
-    """Some families do without (the host puts zeros): its own code is asked."""
+    """Some families do not need it (the host uses zeros): this asks the host's code."""
     told = {"width": 1024, "height": 1024, **condition, "device": "cpu"}
     try:
         model.model.encode_adm(**told)

@@ -1,4 +1,4 @@
-"""One run of the step within the host's sampling: the guider called tile by tile."""
+"""One run of the step inside the host's sampling: the guider is called tile by tile."""
 
 import logging
 
@@ -10,7 +10,6 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...hypir.one_step import restore_latent
-from ...hypir.predictions import FLOW
 from ...hypir.tiling import CELL_PX, Tile, TilePlan
 from .architectures import host_sigma
 from .conditions import check_conditions, conditions_of_tiles, most_tiles, within_latent
@@ -33,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Run:
-    """One run of the step: the guider called tile by tile."""
+    """One run of the step: the guider is called tile by tile."""
 
     def __init__(self, sampler, guider, extra_args: dict, callback, z: Tensor, denoise_mask):
         """The arguments of a SAMPLER's sample(); `sampler` is the OneStepSampler."""
@@ -56,7 +55,7 @@ class Run:
         """Whether the host had anything to compute in the last call."""
 
     def result(self, noise: Tensor) -> Tensor:
-        """x0 of the whole latent, on the ladder of tile sizes."""
+        """x0 of the whole latent, with smaller tiles if memory runs out."""
         guider, z, sampler = self.guider, self.z, self.sampler
         check_formula(guider.inner_model.model_sampling, sampler.step, self.sigma)
         self._fill_defaults(noise)
@@ -64,10 +63,9 @@ class Run:
         self.conditions = within_latent(guider.conds, cells)
         log_idle(guider.conds, float(self.sigma))
         if self.mask is not None and not bool(self.mask.any()):
-            log.warning("HYPIR step: the latent's mask is empty, nothing is restored")
-        flow = sampler.prior.prediction is FLOW
+            log.warning("HYPIR step: the latent's mask is empty, so nothing is restored")
         try:
-            with prior_timestep(guider, self.sigma, sampler.timestep, flow):
+            with prior_timestep(guider, self.sigma, sampler.timestep, sampler.prior.prediction):
                 return run_on_ladder(
                     "step",
                     lambda limit: sampler.plan(*cells, limit),
@@ -81,7 +79,7 @@ class Run:
             self.foreign.hand_back()
 
     def _fill_defaults(self, noise: Tensor) -> None:
-        """For a guider that came by no door: its conditions are resolved again where they must."""
+        """For a guider that was not prepared: resolve its conditions again where necessary."""
         guider = self.guider
         if not fill_defaults(guider.conds, self.sampler.settings):
             return
@@ -132,8 +130,8 @@ class Run:
         return restore_latent(self.z, predict, self.sampler.step, plan, batch, mix, report)
 
     def _denoise(self, x_t: Tensor) -> Tensor:
-        """x0 at the model level. The host scales what it is given before the network sees it, by
-        a factor linear in the tensor: undone here, so that the network sees x_t itself."""
+        """x0 at the model level. The host multiplies its input by a factor before the network; this
+        is undone here, so that the network's input is x_t."""
         factor = input_factor(self.guider.inner_model.model_sampling, self.sigma)
         self.foreign.rewind()
         with same_random_numbers(x_t.device), self.network.one_call(lambda: self.computed):
@@ -157,5 +155,5 @@ class Run:
 
 
 def masked(x0: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
-    """x0 where the mask is 1, the latent as it came where it is 0."""
+    """x0 where the mask is 1, the unchanged latent where it is 0."""
     return x0 if mask is None else x0 * mask + z * (1 - mask)

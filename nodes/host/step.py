@@ -1,4 +1,4 @@
-"""The one step on the host's MODEL: as a SAMPLER, and run at once."""
+"""The restoration step on the host's MODEL: as a SAMPLER, or run directly."""
 
 from collections.abc import Sequence
 from math import isclose
@@ -27,7 +27,7 @@ from .settings import Settings
 
 
 def make_step(settings: Settings, timestep: int = -1, coefficient_timestep: int = -1) -> OneStep:
-    """The one step of a model: its weights' timesteps unless others are asked for."""
+    """The step of a model: at the timesteps of its weights unless others are requested."""
     t = settings.timestep if timestep < 0 else timestep
     if coefficient_timestep >= 0:
         c = coefficient_timestep
@@ -37,14 +37,14 @@ def make_step(settings: Settings, timestep: int = -1, coefficient_timestep: int 
 
 
 def _input_scale(settings: Settings, timestep: int) -> float:
-    """k at a timestep: follows the level where the weights' k is the formula's, else stays."""
+    """k at a timestep: follows the formula if the weights' k does, otherwise stays constant."""
     prior, k = settings.prior, settings.input_scale
     follows = isclose(k, prior.input_scale_at(settings.timestep), rel_tol=1e-3)
     return prior.input_scale_at(timestep) if follows and timestep in prior.timesteps else k
 
 
 class OneStepSampler(Prepared):
-    """HYPIR's step as the host's SAMPLER: no noise is added, the latent itself is x_t."""
+    """HYPIR's step as the host's SAMPLER: it adds no noise; the latent itself is x_t."""
 
     def __init__(
         self,
@@ -66,19 +66,20 @@ class OneStepSampler(Prepared):
         self.tile_batch = tile_batch
 
     def plan(self, height: int, width: int, limit: int | None = None) -> TilePlan:
-        """Tiles of the network over a latent of this size."""
+        """The network's tiles for a latent of this size."""
         return plan_tiles(height, width, self.cost, self.tile, self.overlap, limit)
 
     def prepare(self, guider, latent: Tensor) -> Tensor:
-        """Checks the model, latent and conditions of a guider, and fills in what these leave out.
+        """Check the model, latent and conditions of a guider, and fill in missing conditions.
 
         Args:
-            guider: any of the host's, whose `conds` are not resolved yet.
+            guider: any guider of the host; its `conds` are not resolved yet.
             latent: (B, C, h, w), not scaled.
 
         Returns:
-            Zeros of the shape by which the host asks for memory: a call's tiles instead of the
-            whole latent. Masks and areas are fitted to it and need it whole.
+            Zeros of the shape for which the host requests memory: the tiles of a call instead of
+                the
+            whole latent. With masks or areas it is the whole latent, because they are fitted to it.
         """
         _check_latent(latent, self.prior)
         self._check_guider(guider)
@@ -93,13 +94,13 @@ class OneStepSampler(Prepared):
     def sample(
         self, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask=None, _=False
     ) -> Tensor:
-        """The host calls this with the latent scaled, on the device, in float32.
+        """Called by the host, with the scaled latent on the device in float32.
 
         Args:
-            guider: calls the network; any of the host's guiders.
-            sigmas: HYPIR Sampler's own, (2,).
+            guider: any guider of the host; it calls the network.
+            sigmas: those of HYPIR Sampler, (2,).
             noise: ignored.
-            denoise_mask: 1 where the result is wanted, 0 where the latent is kept.
+            denoise_mask: 1 where the latent is restored, 0 where it is kept.
         """
         z = latent_image
         _check_latent(z, self.prior)
@@ -109,7 +110,7 @@ class OneStepSampler(Prepared):
         return masked(run.result(noise), z, denoise_mask)
 
     def _check_guider(self, guider) -> None:
-        """The guider calls its own model, which must be the one that the sampler was made from."""
+        """Check that the guider's model is the one that the sampler was made from."""
         patcher, settings = guider.model_patcher, self.settings
         hooks = _hooks_of(guider.conds)
         prior, found = detect_prior(patcher), carried(patcher, hooks)
@@ -126,7 +127,7 @@ class OneStepSampler(Prepared):
         check_negative(guider)
 
     def _check_hooked(self, found: Settings) -> None:
-        """Weights that a hook of the conditions puts on a model that was alone before."""
+        """Check weights that a hook of the conditions puts on a base model."""
         if found.timestep != self.timestep:
             raise ValueError(
                 f"a hook puts {found.name} on the model, which was trained at timestep "
@@ -144,11 +145,11 @@ def make_sampler(
     tile_batch: int = 0,
     hooks: Sequence = (),
 ) -> tuple[OneStepSampler, Tensor]:
-    """SAMPLER and SIGMAS of the one step on this MODEL (with these hooks of its conditions)."""
+    """SAMPLER and SIGMAS of the step on this MODEL (with these hooks of its conditions)."""
     settings = settings_of(model, hooks)
     step = make_step(settings, timestep, coefficient_timestep)
     cost = tile_cost(model)
-    plan_tiles(1, 1, cost, tile, overlap)  # says now what is wrong with the tiles
+    plan_tiles(1, 1, cost, tile, overlap)  # raises now if the tiles are wrong
     t = settings.timestep if timestep < 0 else timestep
     sampler = OneStepSampler(settings, step, t, cost, tile, overlap, tile_batch)
     return sampler, torch.tensor([host_sigma(step), 0.0])
@@ -162,18 +163,18 @@ def restore(
     noise_mask: Tensor | None = None,
     **options: int,
 ) -> Tensor:
-    """The one step, run at once.
+    """Run the step directly.
 
     Args:
         model: the host's MODEL.
         positive: CONDITIONING.
-        latent: (B, C, h, w), not scaled, as HYPIR Encode gives it.
-        size: true size of the picture in pixels, which lies top left in the latent.
-        noise_mask: (B or 1, H, W) in [0, 1], 1 = restored, 0 = the latent is kept.
+        latent: (B, C, h, w), not scaled, from HYPIR Encode.
+        size: true size in pixels of the image at the top left of the latent.
+        noise_mask: (B or 1, H, W) in [0, 1]; 1 = restore, 0 = keep the latent.
         options: those of make_sampler.
 
     Returns:
-        Clean latent, same shape, not scaled.
+        The clean latent, same shape, not scaled.
     """
     hooks = _hooks_of({"positive": [extra for _, extra in positive]})
     sampler, sigmas = make_sampler(model, **options, hooks=hooks)
@@ -199,12 +200,12 @@ def restore(
 
 
 def _hooks_of(conditions: Conditions) -> list:
-    """The weight hooks of all conditions: LoRAs that are put on the model for a run."""
+    """The weight hooks of all conditions: LoRAs that are applied to the model for a run."""
     return [c["hooks"] for group in conditions.values() for c in group if c.get("hooks")]
 
 
 def _latent_noise_mask(mask: Tensor | None, latent: Tensor, size: tuple[int, int] | None):
-    """The mask per latent cell, aligned to the true picture rather than to its padding."""
+    """The mask per latent cell, aligned to the image without its padding."""
     if mask is None:
         return None
     mask = mask.reshape(-1, *mask.shape[-2:])
@@ -218,13 +219,13 @@ def _check_latent(latent: Tensor, prior: Prior) -> None:
     check_latent(latent, prior)
     if torch.count_nonzero(latent) == 0:
         raise ValueError(
-            "the latent is empty (all zeros), so there is nothing to restore; connect HYPIR Encode"
+            "the latent is all zeros, so there is nothing to restore; connect HYPIR Encode"
         )
 
 
 def _check_sigmas(sigmas: Tensor, expected: float) -> None:
     if len(sigmas) != 2 or abs(float(sigmas[0]) - expected) > 1e-4:
         raise ValueError(
-            f"HYPIR Sampler's SAMPLER runs on its own SIGMAS ({expected:.4f}, 0), got "
-            f"{[round(float(s), 4) for s in sigmas[:4]]}; connect both outputs of HYPIR Sampler"
+            f"the SAMPLER of HYPIR Sampler needs the SIGMAS of the same node ({expected:.4f}, 0), "
+            f"got {[round(float(s), 4) for s in sigmas[:4]]}; connect both outputs of HYPIR Sampler"
         )

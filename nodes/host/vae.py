@@ -1,4 +1,4 @@
-"""The host's VAE, tile by tile: image to latent, latent to image, and a replaced encoder."""
+"""The host's VAE in tiles: image to latent, latent to image, and a replaced encoder."""
 
 import copy
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ def encode(
 
     Args:
         vae: the host's VAE.
-        image: (B, H, W, 1, 3 or 4) in [0, 1]; alpha is not seen.
+        image: (B, H, W, 1, 3 or 4) in [0, 1]; alpha is ignored.
         tile, overlap: in cells, 0 and -1 = planned.
         sample_seeds: one seed per item to sample the posterior (moments blended over the tiles,
-            sampled once); None takes its mean.
+            sampled once); None uses its mean.
 
     Returns:
-        (B, C, h, w), not scaled, as the host's own VAE Encode gives it.
+        (B, C, h, w), not scaled, like the output of the host's VAE Encode.
     """
     check_image_vae(vae)
     image = color_channels(image)
@@ -84,7 +84,7 @@ def decode(
     Args:
         vae: the host's VAE.
         latent: (B, C, h, w), not scaled.
-        size: (height, width) to keep of the result, top left; None keeps all.
+        size: (height, width) of the part to keep, at the top left; None keeps all.
         tile, overlap: in cells, 0 and -1 = planned.
 
     Returns:
@@ -100,7 +100,7 @@ def decode(
     if bad:
         raise ValueError(
             f"a latent must hold finite numbers, but {bad} of {latent.numel()} values are NaN or "
-            f"infinite; the node that made it failed, run its model in another precision"
+            "infinite; the node that made it failed: run its model in another precision"
         )
     height, width = latent.shape[-2:]
     kept = size or (height * CELL_PX, width * CELL_PX)
@@ -143,7 +143,7 @@ def _planner(height: int, width: int, tile: int, overlap: int):
 
 
 def _window(image: Tensor, tile: Tile) -> Tensor:
-    """The tile's pixels (1, h, w, 3), continued by reflection beyond the picture."""
+    """The tile's pixels (1, h, w, 3), extended by reflection beyond the image."""
     return crop_padded(
         image[tile.item : tile.item + 1],
         tile.y * CELL_PX,
@@ -154,14 +154,14 @@ def _window(image: Tensor, tile: Tile) -> Tensor:
 
 
 def _sample(moments: Tensor, seeds: Sequence[int]) -> Tensor:
-    """mean + std * n, std = exp(logvar / 2), logvar clamped as the autoencoder's own code does."""
+    """mean + std * n, std = exp(logvar / 2), with logvar clamped as in the autoencoder."""
     mean, logvar = moments.chunk(2, dim=1)
     noise = torch.stack([standard_normal(mean.shape[1:], seed) for seed in seeds])
     return mean + (0.5 * logvar.clamp(-30, 20)).exp() * noise.to(mean.device)
 
 
 class _Moments(torch.nn.Module):
-    """Stands where the autoencoder draws from its posterior, and hands the moments on."""
+    """Replaces the autoencoder's sampling of the posterior, and returns the moments."""
 
     def forward(self, moments: Tensor) -> tuple[Tensor, None]:
         return moments, None
@@ -180,7 +180,7 @@ def _with_moments(vae):
 
 
 def _without_own_tiling(vae):
-    """A view of the VAE that raises when memory runs out instead of tiling by the host's plan."""
+    """A view of the VAE that raises when memory runs out, instead of using the host's tiling."""
     vae = copy.copy(vae)
     for name in ("encode_tiled_", "encode_tiled_3d", "_encode_tiled_owned"):
         setattr(vae, name, _out_of_memory)
@@ -194,9 +194,9 @@ def _out_of_memory(*args, **kwargs):
 
 
 def _without_clamp(vae):
-    """A view of the VAE whose decoder's values beyond [0, 1] survive.
+    """A view of the VAE that keeps decoded values outside [0, 1].
 
-    Only where its last step is the usual (x + 1) / 2 clamped; others are left as they are.
+    Only if its last step is the usual clamped (x + 1) / 2; others are not changed.
     """
     probe = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
     clamped = vae.process_output(probe.clone())
@@ -211,11 +211,11 @@ def check_image_vae(vae) -> None:
     ratio = vae.spacial_compression_encode()
     if vae.latent_dim != 2 or ceil(ratio) != CELL_PX or vae.output_channels != 3:
         raise ValueError(
-            f"HYPIR needs a VAE for images with {CELL_PX} px per latent cell, this one has "
+            f"HYPIR needs a VAE for images with {CELL_PX} px per latent cell, but this one has "
             f"{vae.latent_dim} latent dimensions and {ratio} px; use the VAE of the checkpoint"
         )
 
 
 def compute_device(vae) -> torch.device:
-    """Where the host runs the VAE, and so where pixel work near it is fast."""
+    """The device of the host's VAE, where pixel operations are fast."""
     return vae.device

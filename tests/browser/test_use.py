@@ -45,7 +45,7 @@ def test_after_a_run_the_nodes_name_their_last_stage_and_keep_their_widgets(page
     for kind, stage in (
         ("HYPIREncode", "encode 1/1"),
         ("HYPIRRestore", "restore 1/1"),
-        ("HYPIRDecode", "decode 1/1"),
+        ("HYPIRDecode", "match colours 100/100"),
     ):
         page.page.wait_for_function(
             "([id, text]) => app.graph.getNodeById(id).widgets"

@@ -217,7 +217,7 @@ TENSORS = {
     ),
     "a NaN in the texture": (
         {TEXTURE_PREFIX + "out.bias": torch.full((16,), float("nan"))},
-        "texture MLP tensor 'out.bias' holds NaN",
+        "texture MLP tensor 'out.bias' contains NaN",
     ),
 }
 

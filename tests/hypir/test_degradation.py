@@ -275,7 +275,7 @@ def test_bad_requests_have_their_messages(photo):
     for scale in (0, 9, 2.5):
         with pytest.raises(ValueError, match="scale must be a whole number from 1 to 8"):
             degrade(photo, "light", scale, [1])
-    with pytest.raises(ValueError, match="1 pictures need 1 seeds, got 2"):
+    with pytest.raises(ValueError, match="1 images need 1 seeds, got 2"):
         degrade(photo, "light", 4, [1, 2])
     with pytest.raises(ValueError, match="seed must be between"):
         degrade(photo, "light", 4, [-1])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hypir.encoder import read_encoder, save_encoder
-from hypir.inspect import describe, describe_encoder
+from hypir.inspect import PUBLIC_FILES, describe, describe_encoder, describe_file, sha256_of
 from hypir.weights import read_weights
 
 from .test_encoder import kl, tiny
@@ -25,6 +25,34 @@ def test_the_description_says_what_the_file_is(public_lora, tmp_path):
     assert facts["parameters"] == f"{millions:.1f} M, float32"
     assert (facts["rank"], facts["timestep"]) == ("2", "200")
     assert (facts["prediction"], facts["texture richness"]) == ("eps", "no")
+
+
+def test_a_file_is_told_with_its_sha256_and_that_no_list_has_it(public_lora, tmp_path):
+    file = tmp_path / "public.pth"
+    torch.save(public_lora, file)
+    lines = describe_file(file).splitlines()
+    assert lines[-2] == f"sha256                {sha256_of(file)}"
+    assert lines[-1].startswith("public file           not in the list here; compare the sha256")
+
+
+def test_a_public_base_model_is_named_instead_of_refused(tmp_path, monkeypatch):
+    file = tmp_path / "renamed.safetensors"
+    file.write_bytes(b"any bytes with a known digest")
+    entry = ("model.safetensors", "Some Model 1.0")
+    monkeypatch.setitem(PUBLIC_FILES, sha256_of(file), entry)
+    text = describe_file(file)
+    assert "public file           yes, model.safetensors" in text
+    assert "Some Model 1.0: no HYPIR weights" in text
+
+
+def test_the_sha256_is_that_of_the_standards_example(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_of(tmp_path / "file") == expected
+
+
+def test_the_digests_of_public_files_are_sha256():
+    assert all(len(d) == 64 and set(d) <= set("0123456789abcdef") for d in PUBLIC_FILES)
 
 
 def test_the_description_names_conditions_and_texture():

@@ -240,8 +240,8 @@ def test_the_same_seed_gives_the_same_mlp_and_leaves_the_global_state():
         ("more", torch.zeros(1), "1 unknown tensors, first 'more'"),
         ("out.bias", torch.zeros(5), r"'out.bias' must have shape \(4,\) .* got \(5,\)"),
         ("in.weight", torch.zeros(256, 15), r"'in.weight' must have shape \(256, 16\)"),
-        ("in.bias", torch.full((256,), float("nan")), "'in.bias' holds NaN or infinity"),
-        ("out.bias", torch.zeros(4, dtype=torch.int64), "'out.bias' must hold floating point"),
+        ("in.bias", torch.full((256,), float("nan")), "'in.bias' contains NaN or infinity"),
+        ("out.bias", torch.zeros(4, dtype=torch.int64), "'out.bias' must contain floating-point"),
     ],
 )
 def test_each_damage_of_the_mlp_has_its_message(name, tensor, message):

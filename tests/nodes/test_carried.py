@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from hypir.priors import SD2
+from hypir.priors import SD2, SD2_V
 from hypir.texture import init_texture_mlp
-from hypir.weights import HypirWeights, save_weights
+from hypir.weights import HypirWeights, read_weights, save_weights
 
 from . import small_models
 from .test_parity import RANK
@@ -28,8 +29,20 @@ def file(host):
     )
     mlp = init_texture_mlp(1024)
     weights = HypirWeights(SD2, factors, RANK, TIMESTEP, TIMESTEP, 1.0, texture=mlp)
-    save_weights(weights, host.models / "loras" / NAME)
-    return NAME
+    path = host.models / "loras" / NAME
+    save_weights(weights, path)
+    yield NAME
+    path.unlink()  # other tests load the same tensors with other settings
+
+
+@pytest.fixture
+def of_another_prior(file, host):
+    """The same tensors under another name, for another prior and timestep."""
+    weights = read_weights(host.models / "loras" / file)
+    path = host.models / "loras" / "a_file_for_v.safetensors"  # sorts before NAME
+    save_weights(replace(weights, prior=SD2_V, timestep=300, coefficient_timestep=300), path)
+    yield
+    path.unlink()
 
 
 @pytest.fixture
@@ -103,6 +116,16 @@ def test_the_hosts_own_lora_loader(run, base, file, restored, core, caplog):
     (other,) = core("LoraLoaderModelOnly", model=base, lora_name=file, strength_model=1.0)
     caplog.set_level(logging.INFO)
     assert_close(restored(other), restored(loaded(run, base, file)), atol=1e-5, rtol=1e-5)
+    assert f"the model carries {file}, timestep {TIMESTEP}" in caplog.text
+
+
+@pytest.mark.usefixtures("of_another_prior")
+def test_of_files_with_the_same_tensors_the_one_for_the_prior_counts(
+    base, file, restored, core, caplog
+):
+    (other,) = core("LoraLoaderModelOnly", model=base, lora_name=file, strength_model=1.0)
+    caplog.set_level(logging.INFO)
+    restored(other)
     assert f"the model carries {file}, timestep {TIMESTEP}" in caplog.text
 
 

@@ -137,7 +137,7 @@ def test_memory_is_asked_for_what_a_call_takes_and_no_more(run, textured, latent
 def test_a_painted_map_of_another_size_is_refused(run, textured, latent):
     painted = {"texture": "map", "mask": torch.ones(1, 100, 100)}
     positive = run("HYPIRConditioning", textured, texture=painted)
-    with pytest.raises(ValueError, match=r"map must have the size of the picture, got 100x100"):
+    with pytest.raises(ValueError, match=r"map must have the size of the image, got 100x100"):
         run("HYPIRRestore", textured, positive, latent)
 
 

@@ -93,7 +93,7 @@ def test_a_mask_of_another_size_is_refused(run, sd2, vae, photo):
 
 
 def test_a_negative_strength_is_refused(run, sd2, latent):
-    with pytest.raises(ValueError, match=r"noise strength must be a finite number from 0 up"):
+    with pytest.raises(ValueError, match=r"noise strength must be a finite number, at least 0"):
         run("HYPIRInjectNoise", sd2, latent, -0.1, 1)
 
 

@@ -206,7 +206,7 @@ def test_a_cache_that_cannot_be_taken_back_is_refused(run, sd2, prompt):
     model = sd2.clone()
     model.set_model_unet_function_wrapper(wrapper)
     latent = {"samples": latent_with_a_bird()}
-    with pytest.raises(ValueError, match="went on without the network"):
+    with pytest.raises(ValueError, match="skipped the network"):
         run("HYPIRRestore", model, prompt, latent, **TILED, tile_batch=1)
 
 
@@ -325,5 +325,5 @@ def test_a_sampling_of_another_formula_is_refused(run, sd2, prompt):
     model, sampling = sd2.clone(), copy.copy(sd2.get_model_object("model_sampling"))
     sampling.calculate_denoised = lambda sigma, output, x: x - 0.9 * output
     model.add_object_patch("model_sampling", sampling)
-    with pytest.raises(ValueError, match="whose formula is not that of eps prediction"):
+    with pytest.raises(ValueError, match="its formula is not that of eps prediction"):
         run("HYPIRRestore", model, prompt, {"samples": latent_with_a_bird()})

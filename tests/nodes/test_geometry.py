@@ -63,7 +63,7 @@ def test_a_moved_picture_stays_so_after_the_step(
 
 def test_a_reference_does_not_cut_a_moved_picture(run, core, vae, latent, picture):
     moved = core("LatentFlip", samples=latent, flip_method="y-axis: horizontally")
-    with pytest.raises(ValueError, match=r"moved the picture .* 120x116 px of the reference"):
+    with pytest.raises(ValueError, match=r"moved the image .* 120x116 px of the reference"):
         run("HYPIRDecode", moved, vae, picture)
 
 

@@ -110,9 +110,9 @@ def test_what_has_no_effect_beside_others_is_logged(run, sd2, prompt, latent, ca
 def test_an_empty_mask_on_the_latent_is_logged(run, sd2, prompt, latent, caplog):
     mask = torch.zeros(1, 128, 256)
     run("HYPIRRestore", sd2, prompt, {**latent, "noise_mask": mask})
-    assert "the latent's mask is empty, nothing is restored" in caplog.text
+    assert "the latent's mask is empty, so nothing is restored" in caplog.text
     run("HYPIRInjectNoise", sd2, latent, 0.3, 0, mask=mask)
-    assert "the mask is empty, no noise is added" in caplog.text
+    assert "the mask is empty, so no noise is added" in caplog.text
 
 
 def test_an_empty_prompt_without_a_clip_is_logged_for_weights_of_unknown_training(run, sd2, caplog):

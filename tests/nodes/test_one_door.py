@@ -209,7 +209,7 @@ def wrong_sockets(case) -> dict[str, tuple[list, str]]:
     text, extra = case["prompt"]()
     wrong = {
         "another encoder's tokens": ([text[..., :-1], extra], "takes text tokens of width"),
-        "no tokens": ([None, extra], "holds no text tokens"),
+        "no tokens": ([None, extra], "has no text tokens"),
     }
     if "pooled_output" in extra:
         narrow = {**extra, "pooled_output": extra["pooled_output"][:, :-1]}

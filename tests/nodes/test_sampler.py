@@ -68,7 +68,9 @@ def test_a_guider_with_cfg_mixes_two_predictions(run, host, sd2, prompt, latent,
 
 def test_sigmas_of_another_scheduler_are_refused(run, sd2, prompt, latent, advanced, basic):
     sampler, _ = run("HYPIRSampler", sd2)
-    with pytest.raises(ValueError, match=r"own SIGMAS .*connect both outputs of HYPIR Sampler"):
+    with pytest.raises(
+        ValueError, match=r"needs the SIGMAS .*connect both outputs of HYPIR Sampler"
+    ):
         advanced(basic(sd2, prompt), sampler, torch.tensor([14.6, 7.0, 0.0]), latent)
 
 
@@ -131,7 +133,7 @@ def test_a_prompt_for_a_part_of_the_picture_is_cut_with_the_tiles(
     right = run("HYPIRRestore", sd2, other, latent, **options)["samples"]
     assert_close(got[..., :16], left[..., :16], atol=1e-4, rtol=1e-4)
     assert_close(got[..., 16:], right[..., 16:], atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match=r"leaves a part of the picture without a prompt"):
+    with pytest.raises(ValueError, match=r"leaves a part of the image without a prompt"):
         run("HYPIRRestore", sd2, placed(prompt, True), latent, **options) if kind == "area" else (
             run("HYPIRRestore", sd2, [[prompt[0][0], {"area": (8, 8, 0, 0)}]], latent, **options)
         )
@@ -292,5 +294,5 @@ def test_a_controlnet_with_a_hint_per_image_is_refused(run, sd2, prompt, latent)
 
     control = ControlBase()
     control.cond_hint_original = torch.zeros(2, 3, 8, 8)
-    with pytest.raises(ValueError, match="a ControlNet with 2 hints cannot be shared out"):
+    with pytest.raises(ValueError, match="a ControlNet with 2 hints cannot be assigned"):
         run("HYPIRRestore", sd2, [[prompt[0][0], {"control": control}]], latent)

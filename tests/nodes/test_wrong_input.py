@@ -159,7 +159,7 @@ def test_hypir_weights_are_loaded_once(run, sd2, good):
 
 
 def test_an_empty_latent_is_nothing_to_restore(run, sd2, prompt):
-    with pytest.raises(ValueError, match=r"latent is empty .* connect HYPIR Encode"):
+    with pytest.raises(ValueError, match=r"latent is all zeros.* connect HYPIR Encode"):
         run("HYPIRRestore", sd2, prompt, {"samples": torch.zeros(1, 4, 8, 8)})
 
 

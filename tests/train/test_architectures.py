@@ -15,6 +15,7 @@ from hypir.predictions import FLOW
 from hypir.priors import PRIORS
 from hypir.train.architectures import ARCHITECTURES, ENTRIES, Condition, recognise
 from hypir.train.export import add_lora
+from hypir.train.files import Model
 from hypir.train.generator import Generator, TextureToken, call_network
 from hypir.train.loop import trainable
 from hypir.train.models import empty_models, small_base
@@ -138,9 +139,10 @@ def test_a_folder_of_diffusers_is_counted_without_its_weights(name, tmp_path):
     base, entry = small_base(name), ARCHITECTURES[name]
     base.network.save_config(tmp_path / entry.part)
     base.vae.save_config(tmp_path / "vae")
-    assert empty_models(str(tmp_path), name, 0) == (None, None)
+    asked = Model(prior=name, base=str(tmp_path))
+    assert empty_models(asked) == (None, None)
     (tmp_path / "model_index.json").write_text("{}")
-    found = empty_models(str(tmp_path), name, 0)
+    found = empty_models(asked)
     for empty, real in zip(found, (base.network, base.vae), strict=True):
         assert type(empty) is type(real)
         assert {k: v.shape for k, v in empty.named_parameters()} == {
@@ -239,7 +241,7 @@ def test_the_richness_token_is_one_more_token_behind_the_caption(name):
 
 def test_only_a_table_of_positions_can_be_shifted(make_recipe, accelerator):
     assert [name for name, entry in ARCHITECTURES.items() if entry.position_table] == ["sd3"]
-    with pytest.raises(ValueError, match=r"table of positions, which FLUX.1 .* does not have"):
+    with pytest.raises(ValueError, match=r"position table, which FLUX.1 .* does not have"):
         train(make_recipe("flux", random_positions=True), accelerator)
 
 

@@ -112,5 +112,5 @@ def test_the_decoder_and_its_opponent_take_turns(make_recipe, accelerator, tmp_p
 
 
 def test_restored_pictures_without_an_encoder_are_refused(make_recipe):
-    with pytest.raises(ValueError, match="give one as --encoder-file"):
+    with pytest.raises(ValueError, match="give one with --encoder-file"):
         make_recipe(stages=("autoencoder",), restored=0.5)

@@ -106,7 +106,7 @@ def test_dry_run_counts_the_parameters_that_training_has(make_recipe, accelerato
         (["--data", "/none"], "there is no data at '/none'"),
         (["--data", "leaves:nan"], "the weight of a data source must be a number above 0"),
         (["--data", "leaves:inf"], "the weight of a data source must be a number above 0"),
-        (["--adversarial", "5x3@1"], "3 pictures a step cannot be made of batches of 2"),
+        (["--adversarial", "5x3@1"], "3 images per step are not a multiple of batches of 2"),
         (["--prior-file", "/none"], "there is no prior_file at '/none'"),
     ],
 )

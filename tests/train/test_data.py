@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from hypir.train.feed import Feed
 from hypir.train.sources import open_source
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 
 def save_picture(path, level: int, side: int = 40, caption: str | None = None) -> None:
@@ -129,7 +133,7 @@ def test_unreadable_pictures_are_counted_named_and_left_out(make_recipe, folder,
 
 def test_data_that_hold_no_readable_picture_stop_the_run(make_recipe, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="50 pictures in a row cannot be read"):
+    with pytest.raises(ValueError, match="50 consecutive images cannot be read"):
         Feed(make_recipe(data=(str(tmp_path),)), CPU)
 
 
@@ -258,3 +262,18 @@ def test_dead_leaves_have_the_contrast_of_photographs_in_each_octave():
     made = [paint(np.random.default_rng([5, i]), 256) for i in range(16)]
     found = np.median([octaves(p) for p in made], axis=0)
     assert (0.6 < found / wanted).all() and (found / wanted < 1.5).all()
+
+
+def test_a_process_ends_although_its_feed_was_never_closed():
+    # its workers leave signals to it, so they do not end by the one that multiprocessing sends
+    script = (
+        "import torch\n"
+        "from hypir.train.feed import Feed\n"
+        "from hypir.train.recipes import RECIPES\n"
+        "options = dict(data=('leaves:',), crop=32, batch=2, pool=4, workers=2)\n"
+        "feed = Feed(RECIPES['sd2'](**options), torch.device('cpu'))\n"
+        "print(len(feed.next().numbers))\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr

@@ -141,7 +141,7 @@ def test_lpips_takes_a_backbone_from_a_file_and_is_zero_for_equal_pictures(tmp_p
 
 
 def test_a_missing_lpips_backbone_is_named_with_its_address(tmp_path):
-    with pytest.raises(ValueError, match=r"vgg16-397923af.pth and give it as --lpips-backbone"):
+    with pytest.raises(ValueError, match=r"vgg16-397923af.pth and pass it with --lpips-backbone"):
         Lpips(str(tmp_path / "none.pth"))
 
 

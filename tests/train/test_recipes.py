@@ -68,7 +68,7 @@ def test_steps_find_their_phase_and_their_place_in_the_data():
     assert [phase_at(phases, s).lr for s in range(5)] == [1.0, 1.0, 1.0, 0.5, 0.5]
     taken = [batches_before(2, phases, s, 1) for s in range(6)]
     assert taken == [0, 2, 4, 6, 10, 14]
-    with pytest.raises(ValueError, match=r"4 pictures a step.*batches of 2 on 3 processes"):
+    with pytest.raises(ValueError, match=r"4 images per step.*batches of 2 on 3 processes"):
         batches_per_step(2, phases[0], 3)
 
 
@@ -76,17 +76,17 @@ def test_steps_find_their_phase_and_their_place_in_the_data():
     ("change", "message"),
     [
         ({"stages": ("finetune",)}, "stages must be some of autoencoder, diffusion, encoder"),
-        ({"stages": ("prior",)}, "the stage prior is called diffusion now"),
+        ({"stages": ("prior",)}, "the stage prior is now called diffusion"),
         ({"encoder": ()}, "stage 'encoder' has no phases"),
-        ({"pool": 1, "batch": 2}, "pool must hold a batch"),
+        ({"pool": 1, "batch": 2}, "pool must be at least a batch"),
         ({"batch": 3, "pool_uses": 2}, "multiple of pool_uses"),
         ({"encoder_log_latent": 0.0}, "stage 'encoder' has no loss"),
         ({"texture": False, "richness": 1.0}, "train one with --texture"),
-        ({"autoencoder_gan": 0.1}, "unet judges latents"),
+        ({"autoencoder_gan": 0.1}, "unet works on latents"),
         ({"encoder_target": "both"}, "both compares pixels"),
-        ({"discriminator_model": "resnet18"}, "'unet' has none of"),
+        ({"discriminator_model": "resnet18"}, "'unet' has none"),
         ({"discriminator": "patch", "discriminator_weights": "x"}, "patch has none"),
-        ({"raank": 4}, "'raank' is no field of a recipe"),
+        ({"raank": 4}, "'raank' is not a field of a recipe"),
     ],
 )
 def test_a_combination_that_cannot_be_is_named(change, message):

@@ -214,7 +214,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     newest.write_bytes(data)
     stage = MAKERS["encoder"](hurt, accelerator)
     assert run_stage(stage, hurt, accelerator) == 3
-    assert "step-00000006.pt is damaged; falling back" in caplog.text
+    assert "step-00000006.pt is damaged; using the previous" in caplog.text
     first, second = last_state(whole, "encoder"), last_state(hurt, "encoder")
     assert_same(without_recipe(first[1]), without_recipe(second[1]))
 
@@ -293,7 +293,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_what_to_do(tmp_path):
     message, step = output.strip().splitlines()
     assert step == "1"
     assert "the checkpoint of step 2 cannot be written" in message
-    assert "the last one is of step 1" in message and "make room" in message
+    assert "the last one is of step 1" in message and "free some disk space" in message
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "step-00000001.pt",
         "step-00000001.sha256",

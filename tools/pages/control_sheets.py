@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hypir.priors import PRIORS, SD2
-from hypir.texture import GAIN_BOUNDS
+from hypir.texture_match import GAIN_BOUNDS
 from tools.host.server import HostError
 from tools.pages.contact_sheet import Row
 from tools.pages.control_graphs import (

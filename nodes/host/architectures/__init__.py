@@ -3,7 +3,7 @@
 from ....hypir.priors import Prior
 from .architecture import Architecture, TextWidths
 from .flux import FLUX_1
-from .sampling import host_sigma, prediction_of
+from .sampling import host_sigma, prediction_of, told_timestep
 from .sd3 import STABLE_DIFFUSION_3
 from .sdxl import STABLE_DIFFUSION_XL
 from .stable_diffusion import STABLE_DIFFUSION
@@ -11,7 +11,7 @@ from .z_image import Z_IMAGE_6B
 
 ARCHITECTURES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3, FLUX_1, Z_IMAGE_6B)
 
-__all__ = ["ARCHITECTURES", "Architecture", "TextWidths", "detect", "host_sigma"]
+__all__ = ["ARCHITECTURES", "Architecture", "TextWidths", "detect", "host_sigma", "told_timestep"]
 
 
 def detect(model) -> tuple[Architecture, Prior]:
