@@ -34,16 +34,17 @@ def random_weights(tmp_path_factory) -> tuple[Path, Path]:
 
 
 class Kept:
-    """Losses of every step."""
+    """Losses of every step, by stage."""
 
     def __init__(self):
-        self.steps: list[dict[str, float]] = []
+        self.steps: dict[str, list[dict[str, float]]] = {}
 
     def __call__(self, recipe, stage, accelerator) -> Kept:
+        self._current = self.steps.setdefault(stage.name, [])
         return self
 
     def step(self, step: int, values: dict[str, float]) -> None:
-        self.steps.append(values)
+        self._current.append(values)
 
     def validate(self, step: int, stage) -> None:
         pass
@@ -61,7 +62,7 @@ def test_a_published_recipe_takes_three_steps_with_all_its_losses(
         base="small",
         data=("leaves:",),
         out=str(tmp_path),
-        stages=("adversarial",),
+        encoder=(Phase(3, 1, 1e-5),),
         adversarial=(Phase(3, 1, 1e-5),),
         crop=64,
         batch=1,
@@ -78,12 +79,14 @@ def test_a_published_recipe_takes_three_steps_with_all_its_losses(
     assert (published.mse, published.lpips, published.gan) == (1.0, 5.0, 0.5)
     kept = Kept()
     train(recipe, accelerator, kept)
-    assert len(kept.steps) == 3
-    assert all(math.isfinite(value) for values in kept.steps for value in values.values())
+    assert tuple(kept.steps) == recipe.stages
+    for steps in kept.steps.values():
+        assert len(steps) == 3
+        assert all(math.isfinite(value) for values in steps for value in values.values())
     # each of the three losses pulls at the LoRA
+    first = kept.steps["adversarial"][0]
     for term in ("mse", "lpips", "gan"):
-        assert kept.steps[0][f"gradient_{term}"] > 0
-    parts = {term: kept.steps[0][term] for term in ("mse", "lpips", "gan")}
-    whole = parts["mse"] + 5 * parts["lpips"] + 0.5 * parts["gan"]
-    assert kept.steps[0]["loss"] == pytest.approx(whole, rel=1e-4)
+        assert first[f"gradient_{term}"] > 0
+    whole = first["mse"] + 5 * first["lpips"] + 0.5 * first["gan"]
+    assert first["loss"] == pytest.approx(whole, rel=1e-4)
     assert (tmp_path / f"{name}_lora.safetensors").is_file()
