@@ -24,7 +24,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from hypir.priors import PRIORS
-from hypir.train import adversarial_stage, encoder_stage, loop
+from hypir.train import loop, update
 from hypir.train.architectures import ARCHITECTURES, Condition
 from hypir.train.engine import make_accelerator
 from hypir.train.feed import Batch, Feed
@@ -96,7 +96,7 @@ def run_loop(name: str, recipe: Recipe, base: Base, cpu: bool, ready: list[Batch
         accelerator = make_accelerator(recipe.engine, cpu)
         stage = MAKERS[name](recipe, accelerator, base)
         owners = [(loop.Feed, "next", "data"), (stage.ema, "update", "ema"), (loop, "save", "save")]
-        owners += [(m, "settle", "settle") for m in (encoder_stage, adversarial_stage)]
+        owners += [(update, "settle", "settle")]
         if ready is not None:
             stack.enter_context(patch.object(loop, "Feed", lambda *_, **__: Ready(ready)))
             owners = owners[1:]
