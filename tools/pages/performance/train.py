@@ -29,6 +29,7 @@ from hypir.train.architectures import ARCHITECTURES, Condition
 from hypir.train.engine import make_accelerator
 from hypir.train.feed import Batch, Feed
 from hypir.train.models import Base, Text, load_base
+from hypir.train.plan.live_bytes import LiveBytes
 from hypir.train.recipe import Recipe
 from hypir.train.recipes import sd2
 from hypir.train.run import MAKERS
@@ -37,7 +38,6 @@ from hypir.train.small_recipe import once
 from hypir.train.watch import Watch
 from tools.pages.performance import models, report
 from tools.pages.performance.clock import now
-from tools.pages.performance.live_bytes import LiveBytes
 from tools.pages.performance.plain_training import KNOWN, PLAIN
 from tools.pages.performance.step_budget import Run
 from tools.pages.performance.train_page import page
