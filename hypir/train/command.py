@@ -8,6 +8,8 @@ from pathlib import Path
 from .recipe import Blend, Recipe
 from .recipes import OLD_NAMES, RECIPES
 
+log = logging.getLogger(__name__)
+
 USAGE = "usage: python -m hypir train RECIPE [OPTIONS]"
 LIBRARIES = 'training needs more libraries; run pip install -e ".[train]" in the folder of this '
 "repository"
@@ -20,7 +22,7 @@ def run_train(options: argparse.Namespace) -> None:
     if name in ("-h", "--help"):
         print(_recipes())  # noqa: T201 - a command talks to its user
         return
-    _check_name(name)
+    name = _current_name(name)
     try:
         from .options import read_options
 
@@ -95,20 +97,24 @@ def add_others(commands) -> None:
     plot.set_defaults(run=run_plot)
 
 
-def _check_name(name: str) -> None:
+def _current_name(name: str) -> str:
+    """The recipe's name today; scripts may hold a former one."""
     if name in OLD_NAMES:
-        raise ValueError(f"the recipe {name!r} is now called {OLD_NAMES[name]!r}; use that name")
+        log.warning("the recipe %r is now called %r, and has more steps", name, OLD_NAMES[name])
+        name = OLD_NAMES[name]
     if name not in RECIPES:
         known = ", ".join(RECIPES)
         found = f"got {name!r}" if name else "got none"
         raise ValueError(f"train needs the name of a recipe first, one of {known}; {found}")
+    return name
 
 
 def _recipes() -> str:
     """A readable list of the recipes."""
     lines = [f"  {name:12} {_first_line(make)}" for name, make in RECIPES.items()]
-    more = "python -m hypir train RECIPE --help explains the options and shows the recipe's "
-    "defaults."
+    more = (
+        "python -m hypir train RECIPE --help explains the options and shows the recipe's defaults."
+    )
     return "\n".join([USAGE, "", "recipes:", *lines, "", more])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import imagecodecs
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tools import ROOT
 from tools.commands import restore
 from tools.workflows.prompt import insert_encoder
 
@@ -184,3 +187,14 @@ def test_an_encoder_goes_to_encode_only():
     assert prompt["encoder"]["inputs"] == {"vae": ["1", 2], "encoder_name": "mine.safetensors"}
     assert prompt["2"]["inputs"]["vae"] == ["encoder", 0]
     assert prompt["3"]["inputs"]["vae"] == ["1", 2]
+
+
+def test_scripts_find_the_command_and_the_host_at_their_earlier_place():
+    import tools.host.server
+    import tools.restore
+    import tools.server
+
+    assert tools.restore.restore is restore.restore
+    assert tools.server.running is tools.host.server.running
+    command = [sys.executable, str(ROOT / "tools" / "restore.py"), "--help"]
+    assert "nox -s restore" in subprocess.run(command, capture_output=True, text=True).stdout
