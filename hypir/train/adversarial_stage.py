@@ -21,17 +21,13 @@ from .discriminators import make_discriminator
 from .export import export_generator, make_generator, start_from
 from .feed import Batch
 from .files import LORA_FILE
-from .generator import (
-    decode,
-    frozen_encoder,
-    is_tiny,
-    latent_weights,
-)
+from .generator import decode, frozen_encoder, latent_weights
 from .loop import Ema, trainable
 from .loss_list import Losses, total
 from .models import DTYPES, Base, load_base, load_vae_part
 from .opponent import Judged, Opponent
 from .recipe import Recipe
+from .recompute import recompute
 from .schedule import make_optimizer
 from .sharding import is_sharded, prepare, whole
 from .update import Place, Updates, synced
@@ -66,10 +62,7 @@ class AdversarialStage(Updates):
         generator = make_generator(base, recipe)
         if recipe.files.lora_file:
             start_from(generator, Path(recipe.files.lora_file))
-        if recipe.engine.gradient_checkpointing:
-            base.network.enable_gradient_checkpointing()
-            if not is_tiny(base.vae):
-                base.vae.enable_gradient_checkpointing()
+        recompute(recipe.engine, base.network, base.vae)
         self.generator = generator
         self.modules = {"generator": generator}
         optimizer = make_optimizer(recipe.optimizer, trainable(generator).values())

@@ -27,6 +27,7 @@ from .generator import call_network, decode, frozen_encoder
 from .loop import Ema, trainable
 from .models import DTYPES, Base, load_base
 from .recipe import Recipe
+from .recompute import recompute
 from .schedule import make_optimizer
 from .sharding import prepare, whole
 from .update import Place, Updates, synced
@@ -66,8 +67,7 @@ class DiffusionStage(Updates):
         self._encoder = frozen_encoder(base.vae, base.prior).to(device)
         self._vae, self._text, self.prior = base.vae.to(device), base.text.to(device), base.prior
         self.flow = Flow(base).requires_grad_(True).train()
-        if recipe.engine.gradient_checkpointing:
-            base.network.enable_gradient_checkpointing()
+        recompute(recipe.engine, base.network)
         self.modules = {"flow": self.flow}
         optimizer = make_optimizer(recipe.optimizer, trainable(self.flow).values())
         self._f, optimizer = prepare(accelerator, self.flow, optimizer)

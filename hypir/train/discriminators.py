@@ -11,6 +11,7 @@ recipe, where no pretrained network is at hand, and sees pixels at their full si
 
 import copy
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from .architectures import ARCHITECTURES, Condition
 from .generator import call_network
 from .heads import MapHead, VectorHead, load_heads
 from .models import Base, load_network
+from .weightless import plans
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +42,10 @@ class Discriminator(nn.Module):
     def __init__(self, backbone: nn.Module, example: Tensor, seed: int):
         """`example`: an input of the backbone, from which the heads take their widths."""
         super().__init__()
-        self.backbone = backbone.requires_grad_(False).eval()
+        device = next(backbone.parameters()).device
+        self.backbone = backbone.requires_grad_(False).eval().to(device)
         with torch.no_grad():
-            features = backbone(example, [0] * len(example))
+            features = backbone(example.to(device), [0] * len(example))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.heads = nn.ModuleList(
@@ -219,7 +222,7 @@ def load_backbone(asked: Adversary) -> nn.Module:
     import timm
 
     name, file = backbone_name(asked), asked.discriminator_weights
-    if file and not Path(file).is_file():
+    if file and not plans() and not Path(file).is_file():
         raise FileNotFoundError(f"there is no discriminator_weights at {file!r}; check the name")
     if not timm.is_model(name):
         raise ValueError(
@@ -228,9 +231,10 @@ def load_backbone(asked: Adversary) -> nn.Module:
         )
     overlay = {"file": file} if file else None
     try:
-        return timm.create_model(
-            name, pretrained=True, pretrained_cfg_overlay=overlay, **_any_size(name)
-        )
+        with torch.device("meta") if plans() else nullcontext():
+            return timm.create_model(
+                name, pretrained=not plans(), pretrained_cfg_overlay=overlay, **_any_size(name)
+            )
     except Exception as error:  # the hub, the network and the file each raise their own
         where = f"the file {file!r} does not hold its weights under timm's names" if file else ""
         raise ValueError(

@@ -13,6 +13,7 @@ from .generator import Generator, TextureToken
 from .lora import add_lora
 from .models import Base
 from .recipe import Recipe
+from .weightless import reads_weights
 
 DOWN, UP = ".lora_A.default.weight", ".lora_B.default.weight"
 
@@ -71,6 +72,7 @@ def put_weights(
         own[f"texture.layers.{key.replace('.', '_')}"].copy_(weights.texture[key])
 
 
+@reads_weights
 def start_from(generator: Generator, path: Path) -> None:
     """Begin with the weights of a file instead of fresh ones.
 

@@ -192,7 +192,8 @@ def is_tiny(vae: nn.Module) -> bool:
 def _no_half(x: Tensor) -> AbstractContextManager:
     """Within, no autocast to fp16: the autoencoders of SD and SDXL overflow in it."""
     kind = x.device.type
-    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    half = on and torch.get_autocast_dtype(kind) == torch.float16
     return torch.autocast(kind, enabled=False) if half else nullcontext()
 
 
