@@ -1,11 +1,10 @@
 """Adversarial stage: LoRA and richness token against a discriminator, in pixels.
 
 Paper: HYPIR (arXiv 2507.20590); losses and weights as in the released configuration. Generator and
-discriminator take turns on the same pictures: a step updates the generator, then the discriminator
-on what the generator gave before its update.
+discriminator take turns on the same pictures, batch by batch, and are updated together at the end
+of a step: the discriminator learns from what the generator gave before its update.
 """
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -28,23 +27,25 @@ from .generator import (
     is_tiny,
     latent_weights,
 )
-from .loop import Ema, add_up, settle, synced, trainable, update
+from .loop import Ema, trainable
 from .loss_list import Losses, total
 from .models import DTYPES, Base, load_base, load_vae_part
-from .opponent import Opponent, Round
+from .opponent import Judged, Opponent
 from .recipe import Recipe
 from .schedule import make_optimizer
 from .sharding import is_sharded, prepare, whole
+from .update import Place, Updates, synced
 
 
-class AdversarialStage:
+class AdversarialStage(Updates):
     """See loop.Stage."""
 
     name = "adversarial"
     degrades = True
 
     def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
-        self._recipe, self._accelerator = recipe, accelerator
+        self._recipe, self.accelerator = recipe, accelerator
+        self.clip = recipe.optimizer.clip
         self._draws = Draws(recipe.conditions, recipe.seed)
         base = base or load_base(recipe)
         self.prior, device = base.prior, accelerator.device
@@ -81,31 +82,24 @@ class AdversarialStage:
             self.optimizers["discriminator"] = self._opponent.optimizer
         self.ema = Ema(generator, recipe.schedule.ema)
 
-    def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
-        """Update the generator on all batches, then the discriminator on the same."""
-        sums: dict[str, Tensor] = {}
-        rounds, probes = [], {}
-        for i, batch in enumerate(batches):
-            with synced(self._accelerator, self._g, i == count - 1), self._accelerator.autocast():
-                terms, judged = self._generator_terms(batch)
-                every = 0 if is_sharded(self._accelerator) else self._recipe.log.probe_every
-                if every and i == 0 and step % every == 0:
-                    probes = self._probe(terms)
-                loss = total(terms, self._losses)
-                self._accelerator.backward(loss / count)
-            add_up(sums, {**terms, "loss": loss})
-            if judged is not None:
-                rounds.append(judged)
-        values = settle(self._accelerator, sums, count)
-        optimizer, clip = self.optimizers["generator"], self._recipe.optimizer.clip
-        norm = update(self._accelerator, optimizer, self.generator, clip)
-        values |= {"gradient": float(norm), **probes}
-        return values | (self._opponent.learn(rounds) if rounds else {})
+    def backward(self, batch: Batch, place: Place) -> dict[str, Tensor]:
+        """The generator's gradients, then the discriminator's on what it gave."""
+        accelerator, opponent = self.accelerator, self._opponent
+        with synced(accelerator, self._g, place.last), accelerator.autocast():
+            terms, judged = self._generator_terms(batch)
+            every = 0 if is_sharded(accelerator) else self._recipe.log.probe_every
+            if every and place.index == 0 and place.step % every == 0:
+                place.probes.update(self._probe(terms))
+            loss = total(terms, self._losses)
+            with opponent.kept() if opponent is not None else nullcontext():
+                accelerator.backward(loss / place.count)
+        values = {**terms, "loss": loss}
+        return values | (opponent.learn(judged, place) if judged is not None else {})
 
     @torch.no_grad()
     def result(self, batch: Batch) -> Tensor:
         """Restored pixels, at the target's richness and without noise."""
-        with self._accelerator.autocast(), self.ema.applied():
+        with self.accelerator.autocast(), self.ema.applied():
             condition = self._text.encode(batch.captions, batch.target.device)
             z = self._encoder(batch.degraded, self._draws.posterior(batch.numbers)).float()
             x0 = self.generator(z, condition.tokens, condition.pooled, batch.richness)
@@ -119,13 +113,13 @@ class AdversarialStage:
         """The averaged LoRA and richness token."""
         path = folder / LORA_FILE.format(name=self._recipe.name)
         averages = whole(self.ema.shadow)
-        if self._accelerator.is_main_process:
+        if self.accelerator.is_main_process:
             export_generator(
                 self.generator, path, averages, DTYPES[precision or self._recipe.saving.export]
             )
         return [path]
 
-    def _generator_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Round | None]:
+    def _generator_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Judged | None]:
         """Loss terms, and what the discriminator is to learn from."""
         z = self._latent(batch)
         with torch.no_grad():
@@ -145,7 +139,7 @@ class AdversarialStage:
             fake, real = pixels, batch.target
             if self._opponent.discriminator.sees_latents:
                 fake, real = x0, clean
-            judged = Round(real.detach(), fake.detach(), self._draws.judge(batch.numbers))
+            judged = Judged(real.detach(), fake.detach(), self._draws.judge(batch.numbers))
             price = partial(self._opponent.price, fake, judged.seeds)
         terms = self._losses.terms(
             pixels=pixels,

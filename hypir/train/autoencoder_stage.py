@@ -14,7 +14,7 @@ With `restored`, part of the latents are those that a degradation-removal encode
 pictures. They are smoother than clean ones, and a decoder that never met such draws smoothly.
 """
 
-from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -25,13 +25,14 @@ from .export import make_generator, start_from
 from .feed import Batch
 from .files import AUTOENCODER_FILE
 from .generator import Encoder, frozen_encoder, is_tiny
-from .loop import Ema, add_up, settle, synced, trainable, update
+from .loop import Ema, trainable
 from .loss_list import Losses, total
 from .models import DTYPES, Base, load_base, load_vae_part, save_autoencoder
-from .opponent import Opponent, Round
+from .opponent import Judged, Opponent
 from .recipe import Recipe
 from .schedule import make_optimizer
 from .sharding import prepare, whole
+from .update import Place, Updates, synced
 
 LATENT_NOISE = 0.05
 """Deviation of the decoder's noise in training."""
@@ -60,13 +61,14 @@ class _Restoring(nn.Module):
         return self.generator(z, condition.tokens, condition.pooled)
 
 
-class AutoencoderStage:
+class AutoencoderStage(Updates):
     """See loop.Stage."""
 
     name = "autoencoder"
 
     def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
-        self._recipe, self._accelerator = recipe, accelerator
+        self._recipe, self.accelerator = recipe, accelerator
+        self.clip = recipe.optimizer.clip
         self._base = base or load_base(recipe)
         if not is_tiny(self._base.vae):
             raise ValueError(
@@ -94,23 +96,19 @@ class AutoencoderStage:
             self.optimizers["discriminator"] = self._opponent.optimizer
         self.ema = Ema(self.decoder, recipe.schedule.ema)
 
-    def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
-        """One update of the decoder, then of its opponent, if it has one."""
-        sums: dict[str, Tensor] = {}
-        rounds = []
-        for i, batch in enumerate(batches):
-            with synced(self._accelerator, self._d, i == count - 1), self._accelerator.autocast():
-                terms, pixels = self.terms(batch)
-                if self._opponent is not None:
-                    rounds.append(Round(batch.target, pixels.detach(), batch.numbers))
-                loss = total(terms, self._losses, self._of_restored)
-                self._accelerator.backward(loss / count)
-            add_up(sums, {**terms, "loss": loss})
-        values = settle(self._accelerator, sums, count)
-        optimizer = self.optimizers["decoder"]
-        norm = update(self._accelerator, optimizer, self.decoder, self._recipe.optimizer.clip)
-        values["gradient"] = float(norm)
-        return values | (self._opponent.learn(rounds) if rounds else {})
+    def backward(self, batch: Batch, place: Place) -> dict[str, Tensor]:
+        """The decoder's gradients, then its opponent's, if it has one."""
+        accelerator, opponent = self.accelerator, self._opponent
+        with synced(accelerator, self._d, place.last), accelerator.autocast():
+            terms, pixels = self.terms(batch)
+            loss = total(terms, self._losses, self._of_restored)
+            with opponent.kept() if opponent is not None else nullcontext():
+                accelerator.backward(loss / place.count)
+        values = {**terms, "loss": loss}
+        if opponent is None:
+            return values
+        judged = Judged(batch.target, pixels.detach(), batch.numbers)
+        return values | opponent.learn(judged, place)
 
     def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Loss terms of a batch, not weighted, and pixels, the first of which are restored ones.
@@ -142,7 +140,7 @@ class AutoencoderStage:
     @torch.no_grad()
     def result(self, batch: Batch) -> Tensor:
         """The clean picture, there and back."""
-        with self._accelerator.autocast(), self.ema.applied():
+        with self.accelerator.autocast(), self.ema.applied():
             return self.decoder(self._encoder(batch.target)).float()
 
     def export(self, folder: Path, precision: str = "") -> list[Path]:
@@ -151,6 +149,6 @@ class AutoencoderStage:
         with self.ema.applied():
             state = whole(self._base.vae.state_dict())
             # Written in here: afterwards the same memory holds the last step's weights again.
-            if self._accelerator.is_main_process:
+            if self.accelerator.is_main_process:
                 save_autoencoder(state, path, dtype, self._base.prior)
         return [path]

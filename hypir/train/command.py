@@ -31,7 +31,7 @@ def run_train(options: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{LIBRARIES} ({error.name} is missing)") from error
     if asked.dry_run:
-        from .plan import describe_plan
+        from .plan.describe import describe_plan
 
         world = int(os.environ.get("WORLD_SIZE", 1))  # as accelerate launch sets it
         print(describe_plan(asked.recipe, world))  # noqa: T201

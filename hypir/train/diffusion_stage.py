@@ -7,7 +7,6 @@ token and the zero vector, as from the nodes without a CLIP.
 """
 
 import math
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -25,11 +24,12 @@ from .data import derive_seed
 from .feed import Batch
 from .files import PRIOR_FILE
 from .generator import call_network, decode, frozen_encoder
-from .loop import Ema, add_up, settle, synced, trainable, update
+from .loop import Ema, trainable
 from .models import DTYPES, Base, load_base
 from .recipe import Recipe
 from .schedule import make_optimizer
 from .sharding import prepare, whole
+from .update import Place, Updates, synced
 
 
 class Flow(nn.Module):
@@ -47,14 +47,15 @@ class Flow(nn.Module):
         )
 
 
-class DiffusionStage:
+class DiffusionStage(Updates):
     """See loop.Stage."""
 
     name = "diffusion"
     degrades = False
 
     def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
-        self._recipe, self._accelerator = recipe, accelerator
+        self._recipe, self.accelerator = recipe, accelerator
+        self.clip = recipe.optimizer.clip
         base = base or load_base(recipe)
         if base.prior.betas is not None:  # flow matching needs every level between 0 and 1
             raise ValueError(
@@ -73,26 +74,19 @@ class DiffusionStage:
         self.optimizers = {"flow": optimizer}
         self.ema = Ema(self.flow, recipe.schedule.ema)
 
-    def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
-        """One update of the network."""
-        sums: dict[str, Tensor] = {}
-        for i, batch in enumerate(batches):
-            with synced(self._accelerator, self._f, i == count - 1), self._accelerator.autocast():
-                loss = self._loss(batch, step)
-                self._accelerator.backward(loss / count)
-            add_up(sums, {"loss": loss})
-        values = settle(self._accelerator, sums, count)
-        norm = update(
-            self._accelerator, self.optimizers["flow"], self.flow, self._recipe.optimizer.clip
-        )
-        return {**values, "gradient": float(norm)}
+    def backward(self, batch: Batch, place: Place) -> dict[str, Tensor]:
+        """The network's gradients."""
+        with synced(self.accelerator, self._f, place.last), self.accelerator.autocast():
+            loss = self._loss(batch, place.step)
+            self.accelerator.backward(loss / place.count)
+        return {"loss": loss}
 
     @torch.no_grad()
     def result(self, batch: Batch) -> Tensor:
         """The degraded image after one step of this network, which was not trained to restore."""
         prior, told = self.prior, self._recipe.lora.timestep
         level = prior.level(told if told >= 0 else prior.timestep)
-        with self._accelerator.autocast(), self.ema.applied():
+        with self.accelerator.autocast(), self.ema.applied():
             condition = self._text.encode(batch.captions, batch.target.device)
             scale = FLOW.input_scale(level)
             x_t = scale * self._encoder(batch.degraded).float()
@@ -107,7 +101,7 @@ class DiffusionStage:
             state = whole(self.flow.network.state_dict())
             # Copied in this block: afterwards the same memory contains the last step's weights
             # again.
-            if self._accelerator.is_main_process:
+            if self.accelerator.is_main_process:
                 state = {k: v.to("cpu", dtype) for k, v in state.items()}
                 write_tensors(path, state, {"hypir.prior": self.prior.name})
         return [path]

@@ -7,7 +7,6 @@ E on both sides (`encoder_target` both), which lets the two sides move together.
 compared instead: without the decoder a step is less than half the work.
 """
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -20,12 +19,13 @@ from .feed import Batch
 from .files import ENCODER_FILE
 from .generator import Encoder, decode, frozen_encoder, is_tiny, latent_weights
 from .klt import closed_form, prepare_to_learn
-from .loop import Ema, add_up, settle, synced, trainable, update
+from .loop import Ema, trainable
 from .loss_list import Losses, total
 from .models import DTYPES, Base, load_base, load_vae_part
 from .recipe import Recipe
 from .schedule import make_optimizer
 from .sharding import prepare, whole
+from .update import Place, Updates, synced
 
 
 def trainable_encoder(base: Base, recipe: Recipe) -> Encoder:
@@ -37,14 +37,15 @@ def trainable_encoder(base: Base, recipe: Recipe) -> Encoder:
     return Encoder(base.vae, base.prior).learn()
 
 
-class EncoderStage:
+class EncoderStage(Updates):
     """See loop.Stage."""
 
     name = "encoder"
     degrades = True
 
     def __init__(self, recipe: Recipe, accelerator, base: Base | None = None):
-        self._recipe, self._accelerator = recipe, accelerator
+        self._recipe, self.accelerator = recipe, accelerator
+        self.clip = recipe.optimizer.clip
         base = base or load_base(recipe)
         self.prior, device = base.prior, accelerator.device
         self._vae = base.vae.to(device)
@@ -60,19 +61,13 @@ class EncoderStage:
         self.optimizers = {"encoder": optimizer}
         self.ema = Ema(self.encoder, recipe.schedule.ema)
 
-    def step(self, batches: Iterator[Batch], count: int, step: int) -> dict[str, float]:
-        """One update of the encoder."""
-        sums: dict[str, Tensor] = {}
-        for i, batch in enumerate(batches):
-            with synced(self._accelerator, self._e, i == count - 1), self._accelerator.autocast():
-                terms = self.terms(batch)
-                loss = total(terms, self._losses)
-                self._accelerator.backward(loss / count)
-            add_up(sums, {**terms, "loss": loss})
-        values = settle(self._accelerator, sums, count)
-        optimizer, clip = self.optimizers["encoder"], self._recipe.optimizer.clip
-        norm = update(self._accelerator, optimizer, self.encoder, clip)
-        return {**values, "gradient": float(norm)}
+    def backward(self, batch: Batch, place: Place) -> dict[str, Tensor]:
+        """The encoder's gradients."""
+        with synced(self.accelerator, self._e, place.last), self.accelerator.autocast():
+            terms = self.terms(batch)
+            loss = total(terms, self._losses)
+            self.accelerator.backward(loss / place.count)
+        return {**terms, "loss": loss}
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of decoded latents in pixels, or of the latents; not weighted."""
@@ -92,7 +87,7 @@ class EncoderStage:
     @torch.no_grad()
     def result(self, batch: Batch) -> Tensor:
         """The degraded picture, encoded and decoded."""
-        with self._accelerator.autocast(), self.ema.applied():
+        with self.accelerator.autocast(), self.ema.applied():
             return decode(self._vae, self.prior, self.encoder(batch.degraded)).float()
 
     def export(self, folder: Path, precision: str = "") -> list[Path]:
@@ -104,6 +99,6 @@ class EncoderStage:
             encoder = ("encoder.", "quant_conv.")
             state = {k: v.to(dtype) if k.startswith(encoder) else v for k, v in state.items()}
             # Written in here: afterwards the same memory holds the last step's weights again.
-            if self._accelerator.is_main_process:
+            if self.accelerator.is_main_process:
                 save_encoder({k: v.cpu() for k, v in state.items()}, path)
         return [path]

@@ -7,10 +7,9 @@ the same number of processes. accelerate is the engine: devices, precision, proc
 """
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -28,11 +27,9 @@ from .resuming import differences, refuse
 from .schedule import batches_before, batches_per_step, phase_at
 from .sharding import load_optimizer, part_like, whole
 from .stopping import REQUESTS, Stopped
+from .update import AGREED
 
 log = logging.getLogger(__name__)
-
-AGREED = ("asked to stop", "asked to save")
-"""What `settle` adds to the losses of a step: shares of the processes that are asked to."""
 
 
 class Ema:
@@ -247,8 +244,13 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
 
 def module_state(module: nn.Module) -> dict[str, Tensor]:
     """What training changes in a module: trained parameters, and the vectors of spectral norms."""
-    norms = {k: b for k, b in module.named_buffers() if ".parametrizations." in k}
-    return {k: whole(v.detach()).clone() for k, v in {**trainable(module), **norms}.items()}
+    kept = {**trainable(module), **norms_of(module)}
+    return {k: whole(v.detach()).clone() for k, v in kept.items()}
+
+
+def norms_of(module: nn.Module) -> dict[str, Tensor]:
+    """The vectors of spectral norms, by name."""
+    return {k: b for k, b in module.named_buffers() if ".parametrizations." in k}
 
 
 @torch.no_grad()
@@ -265,47 +267,6 @@ def load_module_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         )
     for name, value in state.items():
         own[name].copy_(part_like(value, own[name]))
-
-
-def add_up(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Add the values of one batch to those of the step, in place."""
-    for name, value in values.items():
-        sums[name] = sums.get(name, 0.0) + value.detach()
-
-
-def settle(accelerator, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
-    """Means over the batches of a step and over processes; one synchronisation of the device.
-
-    Along with them, under the names AGREED, whether any process is asked to stop or to save.
-
-    Raises:
-        FloatingPointError: naming the first value that is not finite.
-    """
-    names = list(sums)
-    values = torch.stack([sums[k].detach().float() for k in names]) / count
-    values = torch.cat([values, values.new_tensor(REQUESTS.wishes())])
-    values = accelerator.reduce(values, reduction="mean").tolist()
-    result = dict(zip([*names, *AGREED], values, strict=True))
-    for name, value in result.items():
-        if not math.isfinite(value):
-            raise FloatingPointError(f"{name} is {value}")
-    return result
-
-
-def update(accelerator, optimizer, module: nn.Module, clip: float) -> Tensor:
-    """Clip and step; the gradient norm before clipping, 0-dim."""
-    accelerator.unscale_gradients(optimizer)
-    norm = whole(nn.utils.clip_grad_norm_(list(trainable(module).values()), clip))
-    if accelerator.scaler is None and not torch.isfinite(norm):
-        raise FloatingPointError(f"gradient norm is {float(norm)}")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norm
-
-
-def synced(accelerator, wrapped: nn.Module, last: bool):
-    """Gradients go between processes at the last batch of a step only."""
-    return nullcontext() if last else accelerator.no_sync(wrapped)
 
 
 def _resume(

@@ -2,7 +2,7 @@
 
 What one process is asked (to stop, to write a checkpoint now) all must do at the same step. The
 requests go along with the losses of a step, which are summed over the processes anyway
-(loop.settle), so agreement costs no exchange of its own.
+(update.settle), so agreement costs no exchange of its own.
 """
 
 import os

@@ -18,7 +18,7 @@ from hypir.image import resize_rows
 from hypir.resize import resize
 from hypir.texture import measure_richness, richness_map
 from hypir.texture_match import match_texture
-from tools.pages.performance.live_bytes import LiveBytes
+from hypir.train.plan.live_bytes import LiveBytes
 
 MEGABYTE = 2**20
 

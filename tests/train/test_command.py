@@ -91,7 +91,7 @@ def test_dry_run_prints_the_plan_and_makes_nothing(tmp_path, capsys):
 
 def test_dry_run_counts_the_parameters_that_training_has(make_recipe, accelerator):
     from hypir.train.loop import trainable
-    from hypir.train.plan import describe_plan
+    from hypir.train.plan.describe import describe_plan
     from hypir.train.run import MAKERS
 
     recipe = make_recipe("flux", texture=False)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from hypir.tiling import run_tiles
+from hypir.train.plan.live_bytes import LiveBytes
 from tools.pages.performance import reference, report, seams
 from tools.pages.performance.__main__ import split_command
-from tools.pages.performance.live_bytes import LiveBytes
 
 KIB = 1024
 

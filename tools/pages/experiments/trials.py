@@ -138,7 +138,7 @@ class Lab:
             path.unlink()  # of the trial before: each begins anew
         result: dict = {"curves": curves.values}
         try:
-            run_stage(stage, recipe, stage._accelerator, curves)
+            run_stage(stage, recipe, stage.accelerator, curves)
             result |= (measure or judge)(stage)
         except FloatingPointError as error:  # what is asked, too, is whether this happens
             log.info("diverged: %s", error)
@@ -208,7 +208,7 @@ def restore(
     richness: Tensor | None = None,
 ) -> Tensor:
     """Pixels (B, 3, H, W) in [-1, 1] of the averaged weights, with the controls set."""
-    with stage._accelerator.autocast(), stage.ema.applied():
+    with stage.accelerator.autocast(), stage.ema.applied():
         condition = stage._text.encode(batch.captions, batch.target.device)
         z = stage._encoder(batch.degraded).float()
         count = len(z)

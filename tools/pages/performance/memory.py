@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from hypir.tiling import CELL_PX
+from hypir.train.plan.live_bytes import LiveBytes
 from tools.pages.performance import models, reference
 from tools.pages.performance.host import Host, meta_networks
-from tools.pages.performance.live_bytes import LiveBytes
 
 DTYPE = torch.bfloat16
 MIB = 2**20

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from hypir.tiling import CELL_PX
+from hypir.train.plan import live_bytes
 from tools.host.get_host import get_host
 from tools.pages.markdown import table
-from tools.pages.performance import clock, host, live_bytes, memory, models, report, work
+from tools.pages.performance import clock, host, memory, models, report, work
 
 log = logging.getLogger(__name__)
 

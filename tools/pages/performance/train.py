@@ -24,11 +24,12 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from hypir.priors import PRIORS
-from hypir.train import adversarial_stage, encoder_stage, loop
+from hypir.train import loop, update
 from hypir.train.architectures import ARCHITECTURES, Condition
 from hypir.train.engine import make_accelerator
 from hypir.train.feed import Batch, Feed
 from hypir.train.models import Base, Text, load_base
+from hypir.train.plan.live_bytes import LiveBytes
 from hypir.train.recipe import Recipe
 from hypir.train.recipes import sd2
 from hypir.train.run import MAKERS
@@ -37,7 +38,6 @@ from hypir.train.small_recipe import once
 from hypir.train.watch import Watch
 from tools.pages.performance import models, report
 from tools.pages.performance.clock import now
-from tools.pages.performance.live_bytes import LiveBytes
 from tools.pages.performance.plain_training import KNOWN, PLAIN
 from tools.pages.performance.step_budget import Run
 from tools.pages.performance.train_page import page
@@ -96,7 +96,7 @@ def run_loop(name: str, recipe: Recipe, base: Base, cpu: bool, ready: list[Batch
         accelerator = make_accelerator(recipe.engine, cpu)
         stage = MAKERS[name](recipe, accelerator, base)
         owners = [(loop.Feed, "next", "data"), (stage.ema, "update", "ema"), (loop, "save", "save")]
-        owners += [(m, "settle", "settle") for m in (encoder_stage, adversarial_stage)]
+        owners += [(update, "settle", "settle")]
         if ready is not None:
             stack.enter_context(patch.object(loop, "Feed", lambda *_, **__: Ready(ready)))
             owners = owners[1:]

@@ -6,13 +6,13 @@ no weights of a base model are read.
 
 from torch import nn
 
-from .architectures import ARCHITECTURES
-from .chain import steps_of
-from .data import Mixture
-from .loss_list import weights_in
-from .models import empty_models
-from .recipe import LOSSES_OF, STAGES, Blend, Recipe
-from .schedule import batches_per_step
+from ..architectures import ARCHITECTURES
+from ..chain import steps_of
+from ..data import Mixture
+from ..loss_list import weights_in
+from ..models import empty_models
+from ..recipe import LOSSES_OF, STAGES, Blend, Recipe
+from ..schedule import batches_per_step
 
 GIB = 2**30
 ADAM_BYTES = {"adamw": 8, "adamw8bit": 2}
