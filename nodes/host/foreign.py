@@ -7,9 +7,11 @@ numbers drawn by a patch are the same for every call.
 """
 
 import functools
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -19,7 +21,8 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .door import KEY
-from .reach import EMPTY, children, is_entered, reached_from, variables
+from .memory import is_out_of_memory
+from .reach import EMPTY, PACK, children, is_entered, reached_from, variables
 
 # The host's own options without patches: models, threads, weight hooks.
 _HOSTS = {"multigpu_clones", "multigpu_thread_pool", "registered_hooks", "to_load_options"}
@@ -105,6 +108,26 @@ class NetworkWatch:
                 "treats HYPIR's tiles as steps of a sampler; remove it, because a single step has "
                 "nothing to skip"
             )
+
+
+@contextmanager
+def told_in_a_sentence() -> Iterator[None]:
+    """Turn an error of the network, or of a patch that does not fit it, into a ValueError.
+
+    Errors of this pack and those about memory pass unchanged.
+    """
+    try:
+        yield
+    except Exception as error:
+        frame, _ = list(traceback.walk_tb(error.__traceback__))[-1]
+        if is_out_of_memory(error) or frame.f_globals.get("__name__", "").startswith(PACK):
+            raise
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"HYPIR step: the network failed ({type(error).__name__} in "
+            f"{Path(frame.f_code.co_filename).name}: {said}); a node on the model may be made for "
+            "another kind of model: remove the nodes between the loaders and this one, one by one"
+        ) from error
 
 
 @contextmanager

@@ -233,6 +233,40 @@ def test_a_node_that_needs_a_negative_prompt_is_refused_where_there_is_none(run,
         run("HYPIRRestore", model, prompt, {"samples": latent_with_a_bird()})
 
 
+MADE_FOR_OTHERS = ("HyperTile", "TomePatchModel")
+
+
+@pytest.mark.parametrize("name", MADE_FOR_OTHERS)
+def test_a_patch_for_another_network_fails_in_a_sentence(run, host, core, name):
+    model = small_models.host_model(dict(small_models.flux_transformer().state_dict()))
+    widths = host.pack("nodes.host.model").text_widths(model)
+    positive = [[torch.ones(1, 3, widths.token), {"pooled_output": torch.ones(1, widths.pooled)}]]
+    with pytest.raises(
+        ValueError, match=r"network failed \(TypeError in .*remove the nodes"
+    ) as error:
+        run(
+            "HYPIRRestore",
+            core(name, model, **NODES[name]),
+            positive,
+            {"samples": latent_with_a_bird(16)},
+        )
+    assert "\n" not in str(error.value) and isinstance(error.value.__cause__, TypeError)
+
+
+@pytest.mark.parametrize(
+    "wrong", [KeyError("y"), RuntimeError("mat1 and mat2\nshapes"), ValueError]
+)
+def test_a_patch_with_a_fault_of_its_own_fails_in_a_sentence(run, sd2, prompt, wrong):
+    def patch(arguments):
+        raise wrong
+
+    model = sd2.clone()
+    model.set_model_sampler_post_cfg_function(patch)
+    with pytest.raises(ValueError, match=r"network failed .* in test_foreign_nodes.py") as error:
+        run("HYPIRRestore", model, prompt, {"samples": latent_with_a_bird()})
+    assert "\n" not in str(error.value)
+
+
 SCHEDULES = {
     "zero terminal SNR": ("ModelSamplingDiscrete", {"sampling": "eps", "zsnr": True}),
     "lcm": ("ModelSamplingDiscrete", {"sampling": "lcm", "zsnr": False}),
