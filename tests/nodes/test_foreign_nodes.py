@@ -11,6 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from . import small_models
+from .test_parity import host_model_of
 
 TILED = {"tile_size": 128, "overlap": 0}
 
@@ -109,6 +110,21 @@ def test_drawn_numbers_are_the_same_every_time_and_leave_the_global_state(
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(3)
     assert torch.equal(run("HYPIRRestore", model, prompt, latent, **TILED)["samples"], first)
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux", "z_image"])
+@pytest.mark.parametrize("name", ["EasyCache", "LazyCache"])
+def test_a_cache_changes_nothing_on_any_network(run, host, core, name, kind):
+    network = small_models.NETWORKS[kind][0]()
+    model = host_model_of(host, kind, network)
+    widths = host.pack("nodes.host.model").text_widths(model)
+    positive = [[torch.ones(1, 3, widths.token), {"pooled_output": torch.ones(1, widths.pooled)}]]
+    latent = {"samples": latent_with_a_bird(model.model.latent_format.latent_channels)}
+    want = run("HYPIRRestore", model, positive, latent, **TILED, tile_batch=1)["samples"]
+    options = {**NODES[name], "start_percent": 0.0, "end_percent": 1.0}
+    cached = core(name, model, **options)
+    got = run("HYPIRRestore", cached, positive, latent, **TILED, tile_batch=1)["samples"]
+    assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
 def cached_in_a_closure(model):
