@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .image import count_not_finite
 from .priors import PRIORS, Prior
-from .public_file import Shape, public_sd2_modules
+from .public_file import PUBLIC_RANK, Shape, public_sd2_modules
 from .texture import check_texture_mlp
 from .weight_files import Loader, read_tensors, write_tensors
 
@@ -56,6 +56,13 @@ class HypirWeights:
     def host_names(self) -> dict[str, str]:
         """Module name -> its name in the host's LoRA loader."""
         return {m: self.prior.lora_prefix + m.replace(".", "_") for m in self.lora}
+
+    def is_public(self) -> bool:
+        """Whether the modules and the rank are the published ones, in either layout.
+
+        SD2's text encoder made the empty prompt that those were trained with.
+        """
+        return self.rank == PUBLIC_RANK and self.lora.keys() == public_sd2_modules().keys()
 
     def shape(self, module: str) -> Shape:
         """Shape of the adapted weight of `module`, from the factors."""

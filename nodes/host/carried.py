@@ -205,4 +205,5 @@ def settings_from(weights: HypirWeights, name: str) -> Settings:
         name=name,
         texture=dict(weights.texture) if weights.texture else None,
         conditions={**weights.prior.conditions, **weights.conditions},
+        needs_clip=weights.is_public(),
     )

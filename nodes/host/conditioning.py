@@ -31,7 +31,7 @@ def encode(model, clip, text: str, texture: dict | None):
 
     Raises:
         ValueError: if the choice is missing, if the weights were trained without texture, or if
-            there is a text but no CLIP.
+            there is no CLIP for a text or for weights that need one.
     """
     settings = settings_of(model)
     choice = (texture or {}).get("texture")
@@ -40,12 +40,7 @@ def encode(model, clip, text: str, texture: dict | None):
             f"texture must be one of {', '.join(CHOICES)}, got {choice!r}; choose one in the "
             f'node (in API form: "texture": "off")'
         )
-    condition = _text(model, clip, text)
-    if clip is None and settings.texture is None:
-        log.warning(
-            "HYPIR: without a CLIP, a zero token stands for the empty prompt; weights that were "
-            "trained with a text encoder, as the public file was, need the CLIP of their checkpoint"
-        )
+    condition = _text(model, clip, text, settings)
     if choice != "off":
         condition = [_with_texture(settings, entry, choice, texture) for entry in condition]
     for _, extra in condition:
@@ -54,7 +49,7 @@ def encode(model, clip, text: str, texture: dict | None):
     return condition
 
 
-def _text(model, clip, text: str) -> list:
+def _text(model, clip, text: str, settings: Settings) -> list:
     if clip is not None:
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))
     if text.strip():
@@ -62,7 +57,18 @@ def _text(model, clip, text: str) -> list:
             "a prompt needs a CLIP, but none is connected; connect the checkpoint's CLIP or clear "
             "the text"
         )
+    if settings.needs_clip:
+        raise ValueError(
+            f"{settings.name} was trained with the text encoder of {settings.prior.title}, which "
+            f"gives an empty prompt tokens of its own; connect the CLIP of the checkpoint, and "
+            f"leave the text empty if you like"
+        )
     widths = text_widths(model)
+    if widths.token == settings.prior.token_width:  # small models have no text encoder at all
+        log.warning(
+            "HYPIR: without a CLIP, a zero token stands for the empty prompt; weights that were "
+            "trained with a text encoder need the CLIP of their checkpoint"
+        )
     extra = {"pooled_output": torch.zeros(1, widths.pooled)} if widths.pooled else {}
     return [[torch.zeros(1, 1, widths.token), extra]]
 

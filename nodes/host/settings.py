@@ -36,6 +36,9 @@ class Settings:
     """The weight file, empty when the model carries none that is known."""
     texture: dict[str, Tensor] | None = None
     conditions: dict[str, float] = field(default_factory=dict)
+    needs_clip: bool = False
+    """Whether the weights are known to have been trained with the empty prompt of a text encoder,
+    which is not the zero token."""
 
 
 def attach(patched, patches: dict, settings: Settings) -> None:
@@ -71,6 +74,7 @@ def as_tensors(settings: Settings) -> dict[str, Tensor]:
         "input_scale": settings.input_scale,
         "name": settings.name,
         "conditions": dict(settings.conditions),
+        "needs_clip": settings.needs_clip,
     }
     tensors = {SAVED: torch.tensor(list(json.dumps(told).encode()), dtype=torch.uint8)}
     for key, value in (settings.texture or {}).items():

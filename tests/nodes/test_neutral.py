@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from . import small_models
+
 TILED = {"tile_size": 128, "overlap": 0}
 
 
@@ -115,6 +117,26 @@ def test_an_empty_mask_on_the_latent_is_logged(run, sd2, prompt, latent, caplog)
     assert "the mask is empty, so no noise is added" in caplog.text
 
 
+def test_a_node_that_needs_several_steps_for_its_mask_is_logged(
+    run, host, sd2, prompt, latent, caplog
+):
+    model = host.core["DifferentialDiffusion"].execute(sd2).result[0]
+    masked = {**latent, "noise_mask": torch.full((1, 128, 256), 0.5)}
+    got = run("HYPIRRestore", model, prompt, masked)["samples"]
+    assert torch.equal(got, run("HYPIRRestore", sd2, prompt, masked)["samples"])
+    assert "Differential Diffusion has no effect" in caplog.text
+
+
+ZERO_TOKEN = "a zero token stands for the empty prompt"
+
+
 def test_an_empty_prompt_without_a_clip_is_logged_for_weights_of_unknown_training(run, sd2, caplog):
     run("HYPIRConditioning", sd2, texture={"texture": "off"})
-    assert "a zero token stands for the empty prompt" in caplog.text
+    assert ZERO_TOKEN in caplog.text
+
+
+def test_nothing_is_asked_of_a_small_model_that_no_text_encoder_fits(run, host, caplog):
+    model = small_models.host_model(dict(small_models.sd3_transformer().state_dict()))
+    ((tokens, _),) = run("HYPIRConditioning", model, texture={"texture": "off"})
+    assert tokens.shape == (1, 1, 64) and not tokens.any()
+    assert ZERO_TOKEN not in caplog.text

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from hypir.priors import PRIORS
+
 from .test_parity import host_model_of, network_of
 
-PRIORS = ("sd2", "sdxl", "sd3", "flux")
 CELLS = (16, 32)
 TILED = {"tile_size": 128, "overlap": 0}
 TILES = {"whole": ((0, 32),), "tiled": ((0, 16), (16, 32))}
@@ -34,6 +35,12 @@ def sizes_embedding(width: float, height: float) -> torch.Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1).reshape(1, -1)
 
 
+def columns(extra: dict, left: int, right: int) -> tuple[int, int]:
+    """Those of a tile that lie in the area of a condition."""
+    _, width, _, x = extra.get("area", (16, 32, 0, 0))
+    return max(left, x), min(right, x + width)
+
+
 class Oracle:
     """x0 of one MODEL by formula."""
 
@@ -42,7 +49,7 @@ class Oracle:
 
     def output(self, x_t, text, extra: dict):
         network, pooled = self.model.model.diffusion_model, extra.get("pooled_output")
-        if self.name == "sd2":
+        if self.name in ("sd2", "sd2-v"):
             return network(x_t, torch.tensor([200.0]), context=text)
         if self.name == "sdxl":
             sizes = sizes_embedding(extra.get("width", 1024.0), extra.get("height", 1024.0))
@@ -50,6 +57,9 @@ class Oracle:
             return network(x_t, torch.tensor([200.0]), context=text, y=y)
         if self.name == "sd3":
             return network(x_t, torch.tensor([364.0]), context=text, y=pooled)
+        if self.name == "z_image":
+            words = text.shape[1]
+            return network(x_t, torch.tensor([0.364]), context=text, num_tokens=words)
         guidance = torch.tensor([extra.get("guidance", 3.5)])
         return network(x_t, torch.tensor([0.364]), context=text, y=pooled, guidance=guidance)
 
@@ -57,6 +67,9 @@ class Oracle:
         if self.name in ("sd2", "sdxl"):
             bar = alpha_bar(200)
             return (z - (1 - bar) ** 0.5 * self.output(z, text, extra)) / bar**0.5
+        if self.name == "sd2-v":
+            bar = alpha_bar(200)
+            return bar**0.5 * z - (1 - bar) ** 0.5 * self.output(z, text, extra)
         s = 0.364
         x_t = ((1 - s) ** 2 + s**2) ** 0.5 * z
         return x_t - s * self.output(x_t, text, extra)
@@ -71,7 +84,11 @@ class Oracle:
                 total = 0
                 for text, extra, weight in conditions:
                     token = text[item % len(text)][None]
-                    x0 = self.x0(z[item : item + 1, ..., left:right], token, extra)
+                    first, last = columns(extra, left, right)
+                    x0 = torch.zeros_like(z[:1, ..., left:right])
+                    if first < last:  # of an area, the network sees nothing but its part
+                        part = z[item : item + 1, ..., first:last]
+                        x0[..., first - left : last - left] = self.x0(part, token, extra)
                     if weight is None:
                         weight = torch.ones(CELLS)
                     out[item, ..., left:right] += (x0 * weight[:, left:right])[0]
@@ -80,7 +97,7 @@ class Oracle:
         return out / prior.latent_scale + prior.latent_shift
 
 
-@pytest.fixture(scope="module", params=PRIORS)
+@pytest.fixture(scope="module", params=list(PRIORS))
 def case(request, host):
     name = request.param
     model = host_model_of(host, name, network_of(name)[0])
@@ -133,6 +150,20 @@ def in_halves(prompt):
     return made, told
 
 
+def in_areas(prompt):
+    made, told = [], []
+    for x, cells in zip((0, 16), halves(), strict=True):
+        text, extra = prompt(area=(16, 16, 0, x), strength=1.0)
+        made.append([text, extra])
+        told.append((text, extra, cells))
+    return made, told
+
+
+def of_strengths(prompt):
+    both = [prompt(strength=0.25), prompt(strength=2.0)]
+    return both, [(*entry, torch.full(CELLS, entry[1]["strength"])) for entry in both]
+
+
 def per_image(prompt):
     one = prompt(2)
     return [one], [(*one, None)]
@@ -150,7 +181,7 @@ def told_otherwise(prompt):
     return [one], [(*one, None)]
 
 
-KINDS = (plain, two, in_halves, per_image, in_range, told_otherwise)
+KINDS = (plain, two, in_halves, in_areas, of_strengths, per_image, in_range, told_otherwise)
 
 
 @pytest.fixture
@@ -181,7 +212,7 @@ def entries(host, run):
 def test_all_ways_give_the_closed_form(case, entries, kind, tiles):
     positive, told = kind(case["prompt"])
     options = TILED if tiles == "tiled" else {}
-    counts = (2,) if kind is per_image else (1, 2)
+    counts = (1, 2) if kind in (plain, in_halves) else (2,)
     for count in counts:
         samples = case["samples"][:count]
         want = case["oracle"].latent(samples, told, TILES[tiles])

@@ -67,6 +67,7 @@ def test_all_257_modules_of_the_public_file_act_as_in_peft(run, host, public_fil
     base = run("HYPIRRestore", model, [[text, {}]], samples)["samples"]
     patched = run("HYPIRLoadLora", model, path.name, 1.0)
     assert len(patched.patches) == 257
+    check_a_clip_is_asked_for(run, patched)
     got = run("HYPIRRestore", patched, [[text, {}]], samples)["samples"] * 0.18215
     patched.detach()
 
@@ -84,7 +85,15 @@ def test_all_257_modules_of_the_public_file_act_as_in_peft(run, host, public_fil
     assert_close(got, want, atol=1e-4, rtol=0)
 
 
-def test_the_converted_file_gives_the_host_loader_all_257_modules(host, public_file, caplog):
+def check_a_clip_is_asked_for(run, model):
+    """The empty prompt that the file was trained with is that of SD2's text encoder."""
+    with pytest.raises(
+        ValueError, match=r"(?i)hypir_sd2\..* trained with the text encoder of .*CLIP"
+    ):
+        run("HYPIRConditioning", model, texture={"texture": "off"})
+
+
+def test_the_converted_file_gives_the_host_loader_all_257_modules(run, host, public_file, caplog):
     """Today's core loader takes 129 of the public file's modules and says so in the log only."""
     path, factors = public_file
     target = path.with_name("hypir_sd2.safetensors")
@@ -100,4 +109,5 @@ def test_the_converted_file_gives_the_host_loader_all_257_modules(host, public_f
     name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     assert torch.equal(up, factors[f"{name}.lora_B.default.weight"])
     assert torch.equal(down, factors[f"{name}.lora_A.default.weight"])
+    check_a_clip_is_asked_for(run, converted)
     target.unlink()
