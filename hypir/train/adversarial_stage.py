@@ -30,6 +30,7 @@ from .recipe import Recipe
 from .recompute import recompute
 from .schedule import make_optimizer
 from .sharding import is_sharded, prepare, whole
+from .transfer import send
 from .update import Place, Updates, synced
 
 
@@ -51,7 +52,8 @@ class AdversarialStage(Updates):
         self._losses = Losses("adversarial", recipe.adversarial_losses, recipe.loss_options, device)
         discriminator = None
         if self._losses.need("opponent"):
-            discriminator = make_discriminator(recipe.adversary, recipe.seed, base)
+            precision = recipe.engine.precision
+            discriminator = make_discriminator(recipe.adversary, recipe.seed, base, precision)
         sees_latents = discriminator is not None and discriminator.sees_latents
         wanted = sees_latents or self._losses.need("clean")
         self._clean_encoder = clean_encoder.to(device) if wanted else None
@@ -155,7 +157,7 @@ class AdversarialStage(Updates):
     def _asked(self, batch: Batch) -> Tensor:
         """The richness that the token asks of each picture (B,)."""
         off = self._draws.richness(batch.numbers)
-        return batch.richness if off is None else batch.richness + batch.richness.new_tensor(off)
+        return batch.richness if off is None else batch.richness + send(off, batch.richness)
 
     def _positions(self, draw: np.random.Generator) -> AbstractContextManager:
         if not self._recipe.conditions.random_positions:

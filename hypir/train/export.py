@@ -22,7 +22,7 @@ def make_generator(base: Base, recipe: Recipe) -> Generator:
     """The base model's network with LoRA and richness token, as the recipe has it."""
     asked, prior = recipe.lora, base.prior
     targets = asked.targets or ARCHITECTURES[prior.name].targets
-    add_lora(base.network, asked.rank, targets, recipe.seed)
+    add_lora(base.network, asked.rank, targets, recipe.seed, recipe.engine.precision != "no")
     timestep = asked.timestep if asked.timestep >= 0 else prior.timestep
     coefficient = asked.coefficient_timestep if asked.coefficient_timestep >= 0 else timestep
     scale = asked.input_scale if asked.input_scale >= 0 else prior.input_scale_at(timestep)

@@ -65,9 +65,9 @@ class Text:
         """
         if self._pipeline is None:
             token, pooled = self._widths
-            zeros = torch.stack([_own_token(c, token) for c in captions]).to(device)
+            own = torch.stack([_own_token(c, token) for c in captions])
             vector = torch.zeros(len(captions), pooled, device=device) if pooled else None
-            return Condition(zeros.repeat(1, self._tokens, 1), vector)
+            return Condition(own.to(device, non_blocking=True).repeat(1, self._tokens, 1), vector)
         if any(captions):
             # A copy: some pipelines write into the list that they are given.
             return self._architecture.encode(self._pipeline, list(captions), device)

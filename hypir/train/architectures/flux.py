@@ -30,7 +30,8 @@ class Flux(Architecture):
     def call(self, network: nn.Module, x: Tensor, t: Tensor, text: Condition, told: Told) -> Tensor:
         """Velocity; `told` contains the distilled guidance."""
         h, w = x.shape[-2:]
-        rows, columns = torch.meshgrid(torch.arange(h // 2), torch.arange(w // 2), indexing="ij")
+        steps = (torch.arange(side // 2, device=x.device) for side in (h, w))
+        rows, columns = torch.meshgrid(*steps, indexing="ij")
         places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)
         guidance = None
         if network.config.guidance_embeds:

@@ -51,7 +51,9 @@ class StableDiffusionXL(StableDiffusion):
         """Output of the UNet."""
         height, width = told["height"], told["width"]
         # Original size, top left corner of the crop, target size; height first.
-        sizes = x.new_tensor([height, width, 0, 0, height, width]).expand(len(x), -1)
+        # Filled on the device: a copy from the host would wait for it.
+        sizes = [x.new_full((1,), side) for side in (height, width, 0, 0, height, width)]
+        sizes = torch.cat(sizes).expand(len(x), -1)
         added = {"text_embeds": text.pooled, "time_ids": sizes}
         return network(
             x,

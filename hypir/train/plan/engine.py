@@ -14,6 +14,7 @@ from accelerate import DistributedType
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from hypir.train.precision import is_off
 from hypir.train.recompute import CONTEXTS
 
 META = torch.device("meta")
@@ -45,7 +46,7 @@ class MetaAutocast(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in LOW or func in FULL:
+        if not is_off() and (func in LOW or func in FULL):
             dtype = torch.bfloat16 if func in LOW else torch.float32
             args = [_cast(value, dtype) for value in args]
             kwargs = {name: _cast(value, dtype) for name, value in kwargs.items()}
@@ -66,15 +67,15 @@ class MetaEngine:
     @contextmanager
     def recomputing(self) -> Iterator[None]:
         """Within, blocks are computed again as at first; torch leaves the modes around a step."""
-        token = CONTEXTS.set(lambda: (nullcontext(), self._again()))
+        token = CONTEXTS.set(lambda: (nullcontext(), self._again(is_off())))
         try:
             yield
         finally:
             CONTEXTS.reset(token)
 
     @contextmanager
-    def _again(self) -> Iterator[None]:
-        with MetaKernels(), self.autocast():
+    def _again(self, off: bool) -> Iterator[None]:
+        with MetaKernels(), nullcontext() if off else self.autocast():
             yield
 
     def autocast(self) -> AbstractContextManager:
@@ -88,6 +89,9 @@ class MetaEngine:
     def backward(self, loss: Tensor) -> None:
         """Gradients."""
         loss.backward()
+
+    def unscale_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing is scaled."""
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager:
         """There is one process."""
