@@ -7,6 +7,7 @@ from .degrade import HYPIRDegrade
 from .host.files import register_embedded_models
 from .latent import HYPIRDecode, HYPIREncode, HYPIRInjectNoise
 from .load import HYPIRLoadEncoder, HYPIRLoadLora
+from .plan import HYPIRPlan
 from .restore import HYPIRConditioning, HYPIRRestore, HYPIRSampler
 from .texture import HYPIRMatchTexture, HYPIRMeasureTexture
 
@@ -33,4 +34,5 @@ class HYPIRExtension(ComfyExtension):
             HYPIRMatchTexture,
             HYPIRMatchColor,
             HYPIRDegrade,
+            HYPIRPlan,
         ]

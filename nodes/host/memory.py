@@ -10,7 +10,8 @@ import torch
 from comfy_execution.utils import get_executing_context
 from PIL import Image
 
-from ...hypir.tiling import TilePlan, lower_limit
+from ...hypir.tiling import TilePlan, fitting, lower_limit
+from .measure import Measure
 
 log = logging.getLogger(__name__)
 
@@ -66,21 +67,23 @@ def run_on_ladder(
     Raises:
         RuntimeError: if the smallest tiles do not fit either.
     """
-    plan = plan_for(None)
-    total = _total_memory(device)
-    while needed(plan) > total and lower_limit(plan) is not None:
-        smaller = plan_for(lower_limit(plan))
+    planned = plan_for(None)
+    total = total_memory(device)
+    plan = fitting(plan_for, needed, total)
+    if plan != planned:
         log.warning(
             "HYPIR %s: a tile of the planned size needs about %.1f GiB, the device has %.1f GiB; "
             "using %s instead of %s",
-            *(stage, needed(plan) / GIB, total / GIB, smaller.describe(), plan.describe()),
+            *(stage, needed(planned) / GIB, total / GIB, plan.describe(), planned.describe()),
         )
-        plan = smaller
     alone = False
     while True:
         batch = 1 if alone else batch_for(plan)
+        measure = Measure(device)
         try:
-            return run(plan, batch)
+            result = run(plan, batch)
+            log.info("HYPIR %s: %s, %s, %d per call", *(stage, measure, plan.describe(), batch))
+            return result
         except Exception as error:
             if not isinstance(error, MemoryError):
                 comfy.model_management.raise_non_oom(error)
@@ -109,7 +112,7 @@ def run_on_ladder(
         plan = smaller
 
 
-def _total_memory(device: torch.device) -> float:
+def total_memory(device: torch.device) -> float:
     """Of the device, in bytes; infinite where the host does not know it.
 
     Of DirectML it always says 1 GiB: there the ladder after a real out-of-memory decides.
@@ -127,12 +130,17 @@ def check_cancelled() -> None:
 
 def show_progress_text(stage: str, done: int, total: int) -> None:
     """Show stage and tile as text on the running node: encode 3/12."""
+    show_text(f"{stage} {done}/{total}")
+
+
+def show_text(text: str) -> None:
+    """Show a text on the running node."""
     running = get_executing_context()
     if running is not None:  # only a prompt of a running server has a page that shows the text
         # imported here, because the host's module needs the packages of its server
         from server import PromptServer
 
-        PromptServer.instance.send_progress_text(f"{stage} {done}/{total}", running.node_id)
+        PromptServer.instance.send_progress_text(text, running.node_id)
 
 
 class Progress:

@@ -29,6 +29,7 @@ CONTRACT = {
     "HYPIRMeasureTexture": ("image mask", "FLOAT MASK"),
     "HYPIRMatchTexture": ("image source richness", "IMAGE"),
     "HYPIRMatchColor": ("image reference method strength", "IMAGE"),
+    "HYPIRPlan": ("model vae image width height", "IMAGE STRING"),
     "HYPIRDegrade": ("image preset scale seed", "IMAGE"),
 }
 
