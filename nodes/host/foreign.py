@@ -7,19 +7,21 @@ numbers drawn by a patch are the same for every call.
 """
 
 import functools
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
-import comfy.patcher_extension
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .door import KEY
-from .reach import EMPTY, children, is_entered, reached_from, variables
+from .memory import is_out_of_memory
+from .reach import EMPTY, PACK, children, is_entered, reached_from, variables
 
 # The host's own options without patches: models, threads, weight hooks.
 _HOSTS = {"multigpu_clones", "multigpu_thread_pool", "registered_hooks", "to_load_options"}
@@ -77,34 +79,64 @@ class NetworkWatch:
     """Detects whether the network itself runs, below all wrappers of other nodes."""
 
     def __init__(self, model_options: dict):
-        """Args: model_options: of the run; a wrapper is added."""
-        wrappers = model_options["transformer_options"].get("wrappers", {})
-        deep = bool(wrappers.get(WrappersMP.DIFFUSION_MODEL))
-        # Only below other wrappers: a compiled network must not be compiled with it.
-        self._calls = 0
-        comfy.patcher_extension.add_wrapper_with_key(
-            WrappersMP.DIFFUSION_MODEL if deep else WrappersMP.APPLY_MODEL,
-            KEY,
-            self._count,
-            model_options,
-            is_model_options=True,
-        )
+        """Args: model_options: of the run; wrappers are added."""
+        self._calls = {"reached": 0, "entered": 0, "ran": 0}
+        wrappers = model_options["transformer_options"].setdefault("wrappers", {})
+        _put_last(wrappers, WrappersMP.APPLY_MODEL, self._counting("reached"))
+        deep = wrappers.get(WrappersMP.DIFFUSION_MODEL)
+        # Only around other wrappers: a compiled network must not be compiled with ours.
+        if deep:
+            wrappers[WrappersMP.DIFFUSION_MODEL] = {
+                f"{KEY} first": [self._counting("entered")],
+                **deep,
+            }
+            _put_last(wrappers, WrappersMP.DIFFUSION_MODEL, self._counting("ran"))
 
-    def _count(self, executor, *args, **kwargs):
-        self._calls += 1
-        return executor(*args, **kwargs)
+    def _counting(self, place: str) -> Callable:
+        def count(executor, *args, **kwargs):
+            self._calls[place] += 1
+            return executor(*args, **kwargs)
+
+        return count
 
     @contextmanager
     def one_call(self, is_asked: Callable[[], bool]) -> Iterator[None]:
         """Raise ValueError if the network did not run inside although it `is_asked` to."""
-        before = self._calls
+        before = dict(self._calls)
         yield
-        if self._calls == before and is_asked():
+        calls = {place: count - before[place] for place, count in self._calls.items()}
+        # Some networks of the host (SD3's) run none of the wrappers around themselves.
+        ran = calls["ran"] if calls["entered"] else calls["reached"]
+        if not ran and is_asked():
             raise ValueError(
                 "a node on the model (such as EasyCache or TeaCache) skipped the network: it "
                 "treats HYPIR's tiles as steps of a sampler; remove it, because a single step has "
                 "nothing to skip"
             )
+
+
+def _put_last(wrappers: dict, kind: str, wrapper: Callable) -> None:
+    wrappers.setdefault(kind, {}).setdefault(KEY, []).append(wrapper)
+
+
+@contextmanager
+def told_in_a_sentence() -> Iterator[None]:
+    """Turn an error of the network, or of a patch that does not fit it, into a ValueError.
+
+    Errors of this pack and those about memory pass unchanged.
+    """
+    try:
+        yield
+    except Exception as error:
+        frame, _ = list(traceback.walk_tb(error.__traceback__))[-1]
+        if is_out_of_memory(error) or frame.f_globals.get("__name__", "").startswith(PACK):
+            raise
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"HYPIR step: the network failed ({type(error).__name__} in "
+            f"{Path(frame.f_code.co_filename).name}: {said}); a node on the model may be made for "
+            "another kind of model: remove the nodes between the loaders and this one, one by one"
+        ) from error
 
 
 @contextmanager

@@ -20,6 +20,8 @@ CALL_CELLS = 128 * 128
 memory of a call for any image size."""
 
 PREVIEW_PX = 512
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+"""What Metal, DirectML and torch's CPU allocator say in a RuntimeError; the host does not ask."""
 GIB = 2**30
 T = TypeVar("T")
 
@@ -85,8 +87,8 @@ def run_on_ladder(
             log.info("HYPIR %s: %s, %s, %d per call", *(stage, measure, plan.describe(), batch))
             return result
         except Exception as error:
-            if not isinstance(error, MemoryError):
-                comfy.model_management.raise_non_oom(error)
+            if not is_out_of_memory(error):
+                raise
         # Outside the except block: the exception holds every tensor of the failed call.
         comfy.model_management.soft_empty_cache()
         alone = True
@@ -110,6 +112,18 @@ def run_on_ladder(
             *(stage, plan.describe(), smaller.describe()),
         )
         plan = smaller
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    try:
+        comfy.model_management.raise_non_oom(error)
+    except Exception:
+        said = str(error).lower()
+        return isinstance(error, MemoryError) or (
+            isinstance(error, RuntimeError) and any(words in said for words in NO_MEMORY)
+        )
+    return True
 
 
 def total_memory(device: torch.device) -> float:

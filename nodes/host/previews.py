@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Callable
 
-import comfy.model_management
 import torch
 from torch import Tensor
+
+from .memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,6 @@ def show(callback: Callback, step: int, x0: Tensor, z: Tensor, total: int) -> No
     try:
         callback(step, x0, z, total)
     except Exception as error:
-        if not isinstance(error, MemoryError):
-            comfy.model_management.raise_non_oom(error)
+        if not is_out_of_memory(error):
+            raise
         log.warning("HYPIR step: out of memory for the host's preview; continuing without it")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 MOST_OBJECTS = 100_000
-_PACK = __name__.removesuffix("nodes.host.reach")
+PACK = __name__.removesuffix("nodes.host.reach")
 # Of these, objects are no patches: the server, its queue, the host's own machinery.
 _NOT_ENTERED = {*sys.stdlib_module_names, "server", "execution", "comfy_execution", "app", "torch"}
 _NOT_ENTERED |= {"numpy", "folder_paths", "aiohttp"}
@@ -41,7 +41,7 @@ def is_entered(found) -> bool:
     if isinstance(found, dict | list | tuple | set | frozenset | deque | functools.partial):
         return True
     module = getattr(found, "__module__", None) or type(found).__module__
-    if module.startswith(_PACK):
+    if module.startswith(PACK):
         return False
     if isinstance(found, FunctionType | MethodType):
         return True

@@ -15,7 +15,13 @@ from .architectures import host_sigma
 from .conditions import check_conditions, conditions_of_tiles, most_tiles, within_latent
 from .coverage import check_covered, log_idle
 from .door import KEY
-from .foreign import FreshState, NetworkWatch, same_random_numbers, see_the_batch
+from .foreign import (
+    FreshState,
+    NetworkWatch,
+    same_random_numbers,
+    see_the_batch,
+    told_in_a_sentence,
+)
 from .memory import (
     check_cancelled,
     describe_plan,
@@ -64,8 +70,7 @@ class Run:
         cells = tuple(z.shape[-2:])
         self.conditions = within_latent(guider.conds, cells)
         log_idle(guider.conds, float(self.sigma))
-        if self.mask is not None and not bool(self.mask.any()):
-            log.warning("HYPIR step: the latent's mask is empty, so nothing is restored")
+        self._log_mask()
         try:
             with prior_timestep(guider, self.sigma, sampler.timestep, sampler.prior.prediction):
                 return run_on_ladder(
@@ -79,6 +84,17 @@ class Run:
         finally:
             guider.conds = self.conditions
             self.foreign.hand_back()
+
+    def _log_mask(self) -> None:
+        if self.mask is None:
+            return
+        if not bool(self.mask.any()):
+            log.warning("HYPIR step: the latent's mask is empty, so nothing is restored")
+        if self.extra_args["model_options"].get("denoise_mask_function") is not None:
+            log.warning(
+                "HYPIR step: Differential Diffusion has no effect, because there is one step; the "
+                "mask blends the result with the latent"
+            )
 
     def _fill_defaults(self, noise: Tensor) -> None:
         """For a guider that was not prepared: resolve its conditions again where necessary."""
@@ -132,9 +148,10 @@ class Run:
         is undone here, so that the network's input is x_t."""
         factor = input_factor(self.guider.inner_model.model_sampling, self.sigma)
         self.foreign.rewind()
+        sigma = self.sigma.expand(x_t.shape[0])
         with same_random_numbers(x_t.device), self.network.one_call(lambda: self.computed):
-            sigma = self.sigma.expand(x_t.shape[0])
-            x0 = self.guider(x_t / factor, sigma, **self.extra_args)
+            with told_in_a_sentence():
+                x0 = self.guider(x_t / factor, sigma, **self.extra_args)
         return check_output(
             x0,
             self.tiles,

@@ -11,6 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from . import small_models
+from .test_parity import host_model_of
 
 TILED = {"tile_size": 128, "overlap": 0}
 
@@ -109,6 +110,21 @@ def test_drawn_numbers_are_the_same_every_time_and_leave_the_global_state(
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(3)
     assert torch.equal(run("HYPIRRestore", model, prompt, latent, **TILED)["samples"], first)
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux", "z_image"])
+@pytest.mark.parametrize("name", ["EasyCache", "LazyCache"])
+def test_a_cache_changes_nothing_on_any_network(run, host, core, name, kind):
+    network = small_models.NETWORKS[kind][0]()
+    model = host_model_of(host, kind, network)
+    widths = host.pack("nodes.host.model").text_widths(model)
+    positive = [[torch.ones(1, 3, widths.token), {"pooled_output": torch.ones(1, widths.pooled)}]]
+    latent = {"samples": latent_with_a_bird(model.model.latent_format.latent_channels)}
+    want = run("HYPIRRestore", model, positive, latent, **TILED, tile_batch=1)["samples"]
+    options = {**NODES[name], "start_percent": 0.0, "end_percent": 1.0}
+    cached = core(name, model, **options)
+    got = run("HYPIRRestore", cached, positive, latent, **TILED, tile_batch=1)["samples"]
+    assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
 def cached_in_a_closure(model):
@@ -231,6 +247,40 @@ def test_a_node_that_needs_a_negative_prompt_is_refused_where_there_is_none(run,
     model = core("SelfAttentionGuidance", sd2, scale=0.5, blur_sigma=2.0)
     with pytest.raises(ValueError, match=r"needs a negative prompt.*HYPIR Sampler with CFG"):
         run("HYPIRRestore", model, prompt, {"samples": latent_with_a_bird()})
+
+
+MADE_FOR_OTHERS = ("HyperTile", "TomePatchModel")
+
+
+@pytest.mark.parametrize("name", MADE_FOR_OTHERS)
+def test_a_patch_for_another_network_fails_in_a_sentence(run, host, core, name):
+    model = small_models.host_model(dict(small_models.flux_transformer().state_dict()))
+    widths = host.pack("nodes.host.model").text_widths(model)
+    positive = [[torch.ones(1, 3, widths.token), {"pooled_output": torch.ones(1, widths.pooled)}]]
+    with pytest.raises(
+        ValueError, match=r"network failed \(TypeError in .*remove the nodes"
+    ) as error:
+        run(
+            "HYPIRRestore",
+            core(name, model, **NODES[name]),
+            positive,
+            {"samples": latent_with_a_bird(16)},
+        )
+    assert "\n" not in str(error.value) and isinstance(error.value.__cause__, TypeError)
+
+
+@pytest.mark.parametrize(
+    "wrong", [KeyError("y"), RuntimeError("mat1 and mat2\nshapes"), ValueError]
+)
+def test_a_patch_with_a_fault_of_its_own_fails_in_a_sentence(run, sd2, prompt, wrong):
+    def patch(arguments):
+        raise wrong
+
+    model = sd2.clone()
+    model.set_model_sampler_post_cfg_function(patch)
+    with pytest.raises(ValueError, match=r"network failed .* in test_foreign_nodes.py") as error:
+        run("HYPIRRestore", model, prompt, {"samples": latent_with_a_bird()})
+    assert "\n" not in str(error.value)
 
 
 SCHEDULES = {

@@ -114,6 +114,26 @@ def test_out_of_memory_starts_the_step_again_with_smaller_tiles(run, sd2, prompt
     assert got.shape == want.shape and torch.isfinite(got).all()
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "MPS backend out of memory (MPS allocated: 17.6 GB, max allowed: 18.1 GB)",
+        "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: not enough memory: you tried to",
+        "[enforce fail at alloc_cpu.cpp:116] DefaultCPUAllocator: can't allocate memory: you tried",
+    ],
+)
+def test_every_device_s_words_for_it_are_understood(run, sd2, prompt, latent, said, caplog):
+    def starved(apply_model, arguments):
+        if max(arguments["input"].shape[-2:]) > 32:
+            raise RuntimeError(said)
+        return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+
+    model = sd2.clone()
+    model.set_model_unet_function_wrapper(starved)
+    run("HYPIRRestore", model, prompt, latent)
+    assert "out of memory" in caplog.text and "starting again" in caplog.text
+
+
 def test_out_of_memory_of_several_tiles_takes_the_same_tiles_one_by_one(
     run, sd2, prompt, latent, caplog
 ):

@@ -117,6 +117,16 @@ def test_an_empty_mask_on_the_latent_is_logged(run, sd2, prompt, latent, caplog)
     assert "the mask is empty, so no noise is added" in caplog.text
 
 
+def test_a_node_that_needs_several_steps_for_its_mask_is_logged(
+    run, host, sd2, prompt, latent, caplog
+):
+    model = host.core["DifferentialDiffusion"].execute(sd2).result[0]
+    masked = {**latent, "noise_mask": torch.full((1, 128, 256), 0.5)}
+    got = run("HYPIRRestore", model, prompt, masked)["samples"]
+    assert torch.equal(got, run("HYPIRRestore", sd2, prompt, masked)["samples"])
+    assert "Differential Diffusion has no effect" in caplog.text
+
+
 ZERO_TOKEN = "a zero token stands for the empty prompt"
 
 
