@@ -20,7 +20,15 @@ LONGEST = 350
 """Lines of a file, as many as are read in one go; beyond them there are two subjects. A cut that
 serves the number alone leaves two files that need each other, and these the next test refuses."""
 HOST = {"comfy", "comfy_execution", "comfy_extras", "execution", "folder_paths", "latent_preview"}
-HOST |= {"comfy_config", "model_management", "node_helpers", "server", "app", "protocol"}
+HOST |= {
+    "comfy_config",
+    "comfyui_version",
+    "model_management",
+    "node_helpers",
+    "server",
+    "app",
+    "protocol",
+}
 TRAINING = {"accelerate", "diffusers", "lpips", "open_clip", "peft", "pyiqa", "tensorboard"}
 TRAINING |= {"timm", "torchmetrics", "transformers", "tyro"}
 RUN_TIME = {"torch", "numpy", "safetensors", "PIL"}
