@@ -10,6 +10,7 @@ from .load import HYPIRLoadEncoder, HYPIRLoadLora
 from .plan import HYPIRPlan
 from .restore import HYPIRConditioning, HYPIRRestore, HYPIRSampler
 from .texture import HYPIRMatchTexture, HYPIRMeasureTexture
+from .video import HYPIRRestoreVideo
 
 
 class HYPIRExtension(ComfyExtension):
@@ -35,4 +36,5 @@ class HYPIRExtension(ComfyExtension):
             HYPIRMatchColor,
             HYPIRDegrade,
             HYPIRPlan,
+            HYPIRRestoreVideo,
         ]

@@ -1,7 +1,9 @@
 """Memory, progress and cancelling, with the host's own functions."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import comfy.model_management
@@ -142,9 +144,23 @@ def check_cancelled() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
+_outer: ContextVar[str] = ContextVar("outer", default="")
+
+
+@contextmanager
+def part_of(outer: str) -> Iterator[None]:
+    """Within it, stages show their text after that of the outer loop, which owns the bar."""
+    token = _outer.set(outer)
+    try:
+        yield
+    finally:
+        _outer.reset(token)
+
+
 def show_progress_text(stage: str, done: int, total: int) -> None:
     """Show stage and tile as text on the running node: encode 3/12."""
-    show_text(f"{stage} {done}/{total}")
+    outer = _outer.get()
+    show_text(f"{outer}, {stage} {done}/{total}" if outer else f"{stage} {done}/{total}")
 
 
 def show_text(text: str) -> None:
@@ -162,18 +178,19 @@ class Progress:
 
     def __init__(self, stage: str, total: int):
         self._stage = stage
-        self._bar = comfy.utils.ProgressBar(total)
+        self._bar = None if _outer.get() else comfy.utils.ProgressBar(total)
         show_progress_text(stage, 0, total)
 
     def update(self, done: int, total: int, pixels: torch.Tensor | None = None) -> None:
         """Show `pixels` (B, 3, H, W) in [0, 1], the image so far, as a preview."""
         preview = None
-        if pixels is not None:
+        if pixels is not None and self._bar is not None:
             stride = -(-max(pixels.shape[-2:]) // PREVIEW_PX)
             small = pixels[0, :, ::stride, ::stride].clamp(0, 1).mul(255).byte()
             image = Image.fromarray(small.movedim(0, -1).contiguous().cpu().numpy())
             preview = ("JPEG", image, PREVIEW_PX)
-        self._bar.update_absolute(done, total, preview)
+        if self._bar is not None:
+            self._bar.update_absolute(done, total, preview)
         show_progress_text(self._stage, done, total)
 
 
