@@ -125,7 +125,7 @@ class Run:
         height, width = self.z.shape[-2:]
         describe_plan("step", plan, height * CELL_PX, width * CELL_PX)
         tiled = len(plan.boxes) > 1
-        check_conditions(self.conditions, tiled, (height, width))
+        check_conditions(self.conditions, tiled, (height, width), len(self.z))
         mix = most_tiles(plan, self.conditions, 2) > len(plan.boxes)
         show_progress_text("restore", 0, len(self.z) * len(plan.boxes))
 

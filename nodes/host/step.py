@@ -150,6 +150,8 @@ def make_sampler(
     step = make_step(settings, timestep, coefficient_timestep)
     cost = tile_cost(model)
     plan_tiles(1, 1, cost, tile, overlap)  # raises now if the tiles are wrong
+    if tile_batch < 0:
+        raise ValueError(f"tile_batch must be at least 0 (0 = planned), got {tile_batch}")
     t = settings.timestep if timestep < 0 else timestep
     sampler = OneStepSampler(settings, step, t, cost, tile, overlap, tile_batch)
     return sampler, torch.tensor([host_sigma(step), 0.0])

@@ -8,7 +8,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...hypir.image import color_channels, count_not_finite, crop_padded, latent_size
+from ...hypir.image import check_latent, color_channels, crop_padded, latent_size
 from ...hypir.noise import standard_normal
 from ...hypir.tiling import CELL_PX, VAE_COST, Tile, TilePlan, plan_tiles, run_tiles
 from .memory import Progress, check_cancelled, describe_plan, planned_batch, run_on_ladder
@@ -89,17 +89,8 @@ def decode(
         (B, H, W, 3) float32, not clamped, so that colours can be corrected first.
     """
     check_image_vae(vae)
-    if latent.ndim != 4 or latent.shape[1] != vae.latent_channels:
-        raise ValueError(
-            f"this VAE decodes latents of {vae.latent_channels} channels (batch, channels, h, w), "
-            f"got {tuple(latent.shape)}; use the VAE of the model that made the latent"
-        )
-    bad = count_not_finite(latent)
-    if bad:
-        raise ValueError(
-            f"a latent must hold finite numbers, but {bad} of {latent.numel()} values are NaN or "
-            "infinite; the node that made it failed: run its model in another precision"
-        )
+    remedy = "use the VAE of the model that made the latent"
+    check_latent(latent, vae.latent_channels, "this VAE decodes", remedy)
     height, width = latent.shape[-2:]
     kept = size or (height * CELL_PX, width * CELL_PX)
     work = _without_clamp(_without_own_tiling(vae))
