@@ -17,6 +17,8 @@ from torch import Tensor
 
 COPIED_AUDIO = {"aac", "mp3", "ac3", "eac3", "alac"}
 """Codecs that an MP4 file holds as they are; others are encoded as AAC."""
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
+"""Channels that are kept as they are; others are mixed to stereo."""
 CRF = "14"
 """Quality of x264: no visible loss, because the host's Save Video copies the stream."""
 BT709 = 1
@@ -148,7 +150,8 @@ class Encoded(Sound):
         if start:
             file.seek(int((start + self._origin) * av.time_base))
         self._frames = file.decode(stream)
-        self._encoder = _Encoder(writer, stream.codec_context.sample_rate or 48000)
+        context = stream.codec_context
+        self._encoder = _Encoder(writer, context.sample_rate or 48000, context.channels)
         self._next = None
 
     def write_until(self, time: Fraction) -> None:
@@ -176,14 +179,16 @@ class Samples(Sound):
     def __init__(self, audio: dict, writer):
         self._samples = audio["waveform"][0].float().cpu().numpy()  # (channels, samples)
         self._rate = int(audio["sample_rate"])
-        self._encoder = _Encoder(writer, self._rate)
+        self._encoder = _Encoder(writer, self._rate, len(self._samples))
         self._done = 0
 
     def write_until(self, time: Fraction) -> None:
         until = min(self._samples.shape[1], int(time * self._rate))
-        layout = "mono" if len(self._samples) == 1 else "stereo"
+        count = len(self._samples)
+        layout = LAYOUTS.get(count, "stereo")
+        kept = count if count in LAYOUTS else 2
         while self._done < until:
-            part = self._samples[:2, self._done : min(self._done + self.PART, until)]
+            part = self._samples[:kept, self._done : min(self._done + self.PART, until)]
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part), "fltp", layout)
             frame.sample_rate = self._rate
             frame.pts, frame.time_base = self._done, Fraction(1, self._rate)
@@ -195,12 +200,13 @@ class Samples(Sound):
 
 
 class _Encoder:
-    """Frames of any format to stereo AAC."""
+    """Frames of any format to AAC."""
 
-    def __init__(self, writer, rate: int):
+    def __init__(self, writer, rate: int, channels: int):
+        layout = LAYOUTS.get(channels, "stereo")
         self._writer = writer
-        self._stream = writer.add_stream("aac", rate=rate, layout="stereo")
-        self._resampler = AudioResampler("fltp", "stereo", rate)
+        self._stream = writer.add_stream("aac", rate=rate, layout=layout)
+        self._resampler = AudioResampler("fltp", layout, rate)
         self._rate, self._done = rate, 0
 
     def write(self, frame) -> None:

@@ -193,7 +193,7 @@ def test_a_turned_video_comes_back_upright(restored, tmp_path):
     images = frames_of(restored(source))
     assert images.shape == (2, 48, 32, 3)
     for rows in (slice(0, 20), slice(28, 48)):
-        assert (images[0] - frames_of(source)[0])[rows].mean().abs() < 0.08
+        assert (images[0] - frames_of(source)[0])[rows].mean().abs() < 0.25
 
 
 def test_cancel_keeps_the_finished_part(restored, sd2, tmp_path, monkeypatch, caplog):
