@@ -12,6 +12,7 @@ from pathlib import Path
 from .blend import blend
 from .inspect import describe_file
 from .plan_command import add_options, run_plan
+from .train.command import read_photo
 from .weights import HypirWeights, read_weights, save_weights
 
 EXPERIMENTS_MOVED = (
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     plan = commands.add_parser("plan", help="tiles, computation and memory of a restoration")
     add_options(plan)
-    plan.set_defaults(run=lambda options: print(run_plan(options)))  # noqa: T201
+    plan.set_defaults(run=lambda options: print(run_plan(options, read_photo)))  # noqa: T201
 
     _add_training(commands)
 

@@ -101,6 +101,18 @@ def test_at_run_time_only_what_the_host_has_is_imported(file):
         assert tops(file) <= known
 
 
+@pytest.mark.parametrize("file", under("hypir") + under("nodes"), ids=name)
+def test_picture_files_have_one_reader(file):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    opened = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr == "open"
+        if isinstance(node.value, ast.Name) and node.value.id == "Image"
+    ]
+    assert not opened or name(file) == "hypir/train/pictures.py"
+
+
 @pytest.mark.parametrize("file", under("nodes"), ids=name)
 def test_nodes_reach_the_host_through_one_door(file):
     assert not any(module.startswith("hypir.train") for module in imports(file))
