@@ -1,4 +1,4 @@
-"""Command line: inspect, convert, blend, train, caption, evaluate, plot.
+"""Command line: inspect, convert, blend, archive, train, caption, evaluate, plot.
 
 `python -m hypir COMMAND --help` explains each one. The training commands are imported only when
 they run, so that weights can be inspected without diffusers.
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from .archive.command import add_archive
 from .blend import blend
 from .inspect import describe_file
 from .weights import HypirWeights, read_weights, save_weights
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     between.set_defaults(run=_blend)
 
     _add_training(commands)
+    add_archive(commands)
 
     options = parser.parse_args(arguments)
     try:
