@@ -10,6 +10,7 @@ Images are (B, H, W, C); values outside [0, 1] are kept; callers clamp at the en
 """
 
 from collections.abc import Callable
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -75,13 +76,23 @@ def transfer_color(
         A new tensor of the image's shape, not clamped; the same tensor object at strength 0.
 
     Raises:
-        ValueError: if the method is unknown or the batches do not fit.
+        ValueError: if the method is unknown, the strength not finite, or the batches do not fit.
     """
+    check_strength(strength)
     if strength == 0:
         return image
     result = torch.empty_like(image) if out is None else out
     _transfer(image, result, reference, method, strength, device or image.device, on_part)
     return result
+
+
+def check_strength(strength: float) -> None:
+    """Raise ValueError unless the strength of a transfer is a finite number."""
+    if not isfinite(strength):
+        raise ValueError(
+            f"the strength of the colours must be a finite number, got {strength}; 0 keeps the "
+            "image, 1 transfers fully"
+        )
 
 
 def transfer_color_(

@@ -29,6 +29,14 @@ SMALLEST_ENERGY = 1e-12
 """Added to the energies: where both bands are empty, the reliability is 1 and nothing changes."""
 
 
+def check_fidelity(fidelity: float) -> None:
+    """Raise ValueError unless fidelity is in [0, 1]."""
+    if not 0 <= fidelity <= 1:
+        raise ValueError(
+            f"fidelity must be from 0 (the restored detail) to 1 (the input's), got {fidelity:g}"
+        )
+
+
 def keep_detail_(
     image: Tensor,
     reference: Tensor,
@@ -48,10 +56,7 @@ def keep_detail_(
     Raises:
         ValueError: if fidelity is outside [0, 1] or the batches do not fit.
     """
-    if not 0 <= fidelity <= 1:
-        raise ValueError(
-            f"fidelity must be from 0 (the restored detail) to 1 (the input's), got {fidelity:g}"
-        )
+    check_fidelity(fidelity)
     reference = repeat_items(reference, image.shape[0])
     if fidelity == 0:
         return

@@ -8,6 +8,8 @@ The three terms for image tensors:
 Sizes are always (height, width).
 """
 
+from math import isfinite
+
 import torch
 from torch import Tensor
 
@@ -58,6 +60,11 @@ def crop_padded(image: Tensor, top: int, left: int, height: int, width: int) -> 
     return image[:, rows[:, None], columns]
 
 
+BRIGHTEST_MEAN, DARKEST_MEAN = 4.0, -1.0
+"""No picture in [0, 1] has a mean beyond these, even with highlights far above 1 (HDR); one in
+[0, 255] does unless it is black."""
+
+
 def check_image(image: Tensor, name: str = "image") -> None:
     """Raise ValueError, in one sentence, if `image` is not a valid IMAGE."""
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
@@ -65,11 +72,41 @@ def check_image(image: Tensor, name: str = "image") -> None:
             f"{name} must be (batch, height, width, 1, 3 or 4 channels) and not empty, "
             f"got {tuple(image.shape)}; connect an IMAGE"
         )
-    bad = count_not_finite(image)
+    mean = float(image.sum(dtype=torch.float32)) / image.numel()
+    bad = 0 if isfinite(mean) else count_not_finite(image)
     if bad:
         raise ValueError(
             f"{name} must hold finite numbers, but {bad} of {image.numel()} values are NaN or "
             "infinite; the node that made it failed (often a VAE in fp16): use another precision"
+        )
+    if not image.is_floating_point() or not DARKEST_MEAN <= mean <= BRIGHTEST_MEAN:
+        raise ValueError(
+            f"{name} must hold floating-point numbers in [0, 1], but it is "
+            f"{str(image.dtype).removeprefix('torch.')} with a mean of {mean:.3g}; convert it (for "
+            "values up to 255, divide by 255)"
+        )
+
+
+def check_latent(latent: Tensor, channels: int, taker: str, remedy: str) -> None:
+    """Raise ValueError, in one sentence, unless this is a finite latent (B, channels, h, w).
+
+    Args:
+        latent: what a LATENT holds.
+        channels: how many it must have.
+        taker: what takes it, with a verb: "the VAE decodes".
+        remedy: advice when the shape is another.
+    """
+    found = tuple(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
+    if isinstance(found, str) or len(found) != 4 or found[1] != channels or 0 in found:
+        raise ValueError(
+            f"{taker} latents of {channels} channels (batch, channels, height, width), got "
+            f"{found}; {remedy}"
+        )
+    bad = count_not_finite(latent)
+    if bad:
+        raise ValueError(
+            f"a latent must hold finite numbers, but {bad} of {latent.numel()} values are NaN or "
+            "infinite; the node that made it failed: run its model or VAE in another precision"
         )
 
 

@@ -37,7 +37,7 @@ def place(before: Tensor, now: Tensor) -> str:
         KEPT if every image of `now` is where one of `before` was; MOVED if one was found mirrored,
         rotated or shifted; UNKNOWN for another size, a stretched image or another image.
     """
-    if now.shape[1:] != before.shape[1:]:
+    if not isinstance(now, Tensor) or now.shape[1:] != before.shape[1:]:
         return UNKNOWN
     old = [_detail(item) for item in before]
     places = set()

@@ -4,8 +4,8 @@ import logging
 
 from comfy_api.latest import io
 
-from ..hypir.color import METHODS, transfer_color_
-from ..hypir.fidelity import keep_detail_
+from ..hypir.color import METHODS, check_strength, transfer_color_
+from ..hypir.fidelity import check_fidelity, keep_detail_
 from ..hypir.image import (
     alpha_channel,
     check_image,
@@ -214,6 +214,8 @@ class HYPIRDecode(io.ComfyNode):
         overlap=-1,
         fidelity=0.0,
     ) -> io.NodeOutput:
+        check_fidelity(fidelity)
+        check_strength(color_strength)
         if fidelity > 0 and reference is None:
             raise ValueError(
                 f"fidelity {fidelity:g} needs a reference: connect the enlarged image that went "

@@ -24,10 +24,13 @@ class Lora:
     """Input scale k of x_t = k z; -1 = the prior's value at the timestep."""
 
 
-def add_lora(network: nn.Module, rank: int, targets: tuple[str, ...], seed: int) -> None:
+def add_lora(
+    network: nn.Module, rank: int, targets: tuple[str, ...], seed: int, autocast: bool = False
+) -> None:
     """Add a new LoRA to every module whose name ends in one of `targets`, trained in float32.
 
-    Gaussian A, zero B, alpha = rank: the network's output does not change.
+    Gaussian A, zero B, alpha = rank: the network's output does not change. `autocast`: it is only
+    called within autocast, which sets the precision of its inputs.
     """
     # Imported here, so that options can be read without the training libraries.
     from peft import LoraConfig, inject_adapter_in_model
@@ -42,3 +45,7 @@ def add_lora(network: nn.Module, rank: int, targets: tuple[str, ...], seed: int)
         parameter.requires_grad_(".lora_" in name)
         if ".lora_" in name:
             parameter.data = parameter.data.float()
+    for module in network.modules():
+        # peft would take every input to float32 first, only for autocast to take it back.
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = not autocast

@@ -1,6 +1,7 @@
 """Prompt and texture richness as the host's CONDITIONING."""
 
 import logging
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ log = logging.getLogger(__name__)
 
 NOISY, BLURRED = 0.97, 0.3
 """Outside this range an image is rarely clean: grass measures .97, a 4x enlargement .05 to .3."""
-CHOICES = ("off", "set", "match", "map")
+CHOICES = {"off": (), "set": ("richness",), "match": ("image", "offset"), "map": ("mask",)}
+"""What every choice needs."""
 
 
 def encode(model, clip, text: str, texture: dict | None):
@@ -34,11 +36,18 @@ def encode(model, clip, text: str, texture: dict | None):
             there is no CLIP for a text or for weights that need one.
     """
     settings = settings_of(model)
-    choice = (texture or {}).get("texture")
-    if choice not in CHOICES:
+    texture = texture if isinstance(texture, dict) else {"texture": texture}
+    choice = texture.get("texture")
+    if not isinstance(choice, str) or choice not in CHOICES:
         raise ValueError(
             f"texture must be one of {', '.join(CHOICES)}, got {choice!r}; choose one in the "
             f'node (in API form: "texture": "off")'
+        )
+    missing = [part for part in CHOICES[choice] if texture.get(part) is None]
+    if missing:
+        raise ValueError(
+            f"texture {choice!r} needs {' and '.join(missing)}, which the node was not given; "
+            f'connect or set it (in API form: "texture.{missing[0]}")'
         )
     condition = _text(model, clip, text, settings)
     if choice != "off":
@@ -100,8 +109,11 @@ def _with_texture(settings: Settings, entry: list, choice: str, texture: dict) -
 
 def _richness(choice: str, texture: dict) -> tuple[Tensor, Tensor | None]:
     """Richness per image (B,), and the painted map of choice "map"."""
+    number = float(texture.get({"set": "richness", "match": "offset"}.get(choice), 0.0))
+    if not isfinite(number):
+        raise ValueError(f"texture {choice!r} needs a finite number, got {number}")
     if choice == "set":
-        return torch.tensor([float(texture["richness"])]), None
+        return torch.tensor([number]), None
     if choice == "match":
         image = texture["image"]
         check_image(image)
@@ -115,7 +127,12 @@ def _richness(choice: str, texture: dict) -> tuple[Tensor, Tensor | None]:
                 "clean image at the size of the result",
                 *(float(measured.min()), float(measured.max())),
             )
-        return measured + float(texture["offset"]), None
+        return measured + number, None
+    if 0 in texture["mask"].shape or texture["mask"].ndim < 2:
+        raise ValueError(
+            f"the painted texture map must be (batch, height, width) and not empty, got "
+            f"{tuple(texture['mask'].shape)}; connect a MASK"
+        )
     if count_not_finite(texture["mask"]):
         raise ValueError(
             "the painted texture map must hold finite numbers in [0, 1], got NaN or infinity; the "

@@ -63,8 +63,10 @@ def within_latent(conditions: Conditions, cells: tuple[int, int]) -> Conditions:
     }
 
 
-def check_conditions(conditions: Conditions, tiled: bool, cells: tuple[int, int]) -> None:
-    """Raise ValueError for conditions that do not fit a latent of this many cells."""
+def check_conditions(
+    conditions: Conditions, tiled: bool, cells: tuple[int, int], items: int
+) -> None:
+    """Raise ValueError for conditions that do not fit a latent of so many cells and items."""
     every = [c for group in conditions.values() for c in group]
     for c in every:
         size = tuple(c[TEXTURE_MAP][0].shape[-2:]) if TEXTURE_MAP in c else None
@@ -73,6 +75,11 @@ def check_conditions(conditions: Conditions, tiled: bool, cells: tuple[int, int]
                 f"the painted texture map must have the size of the image, got {size[1]}x{size[0]} "
                 f"px for a latent of {cells[1]}x{cells[0]} cells of {CELL_PX} px; resize the mask "
                 "to the enlarged image"
+            )
+        if size is not None and len(c[TEXTURE_MAP][0]) not in (1, items):
+            raise ValueError(
+                f"there must be one painted texture map, or one per image ({items}), got "
+                f"{len(c[TEXTURE_MAP][0])}; select or repeat it with a batch node"
             )
         _check_hints(c.get("control"))
     if not tiled:

@@ -1,14 +1,16 @@
 """The host's MODEL: its prior and settings, and the LoRA as a patch on a clone."""
 
 import logging
+from collections.abc import Callable
+from math import isfinite
 
 import comfy.lora
 import comfy.utils
 import torch
 
-from ...hypir.image import count_not_finite
+from ...hypir import image
 from ...hypir.priors import Prior
-from ...hypir.tiling import TileCost
+from ...hypir.tiling import TileCost, TilePlan
 from ...hypir.weights import HypirWeights, check_shapes, read_weights
 from .architectures import TextWidths, detect
 from .carried import carried, settings_from
@@ -26,17 +28,8 @@ def detect_prior(model) -> Prior:
 
 def check_latent(latent: torch.Tensor, prior: Prior) -> None:
     """Raise ValueError unless this is a finite latent of this prior."""
-    if latent.ndim != 4 or latent.shape[1] != prior.latent_channels or 0 in latent.shape:
-        raise ValueError(
-            f"{prior.title} takes latents of {prior.latent_channels} channels (batch, channels, "
-            f"height, width), got {tuple(latent.shape)}; encode with the VAE of this model"
-        )
-    bad = count_not_finite(latent)
-    if bad:
-        raise ValueError(
-            f"a latent must hold finite numbers, but {bad} of {latent.numel()} values are NaN or "
-            "infinite; the node that made it failed: run the VAE in another precision"
-        )
+    remedy = "encode with the VAE of this model"
+    image.check_latent(latent, prior.latent_channels, f"{prior.title} takes", remedy)
 
 
 def tile_cost(model) -> TileCost:
@@ -45,6 +38,16 @@ def tile_cost(model) -> TileCost:
     architecture, prior = detect(model)
     longest = architecture.longest_tile(model.model)
     return prior.tile if longest is None else prior.tile.bounded(longest)
+
+
+def step_bytes(model) -> Callable[..., float]:
+    """(tiles, tiles per call) -> bytes on the device, the host's estimate."""
+
+    def needed(plan: TilePlan, batch: int = 1) -> float:
+        channels = model.model.latent_format.latent_channels
+        return model.model.memory_required([batch, channels, plan.rows.tile, plan.columns.tile])
+
+    return needed
 
 
 def text_widths(model) -> TextWidths:
@@ -58,6 +61,8 @@ def load_lora(model, path: str, name: str, strength: float):
     Raises:
         ValueError: if the file or the model is wrong; a LoRA is applied in full or not at all.
     """
+    if not isfinite(strength):
+        raise ValueError(f"the strength of {name} must be a finite number, got {strength}")
     weights = read_weights(path, load_with_host)
     prior = detect_prior(model)
     if weights.prior.name != prior.name:

@@ -1,14 +1,14 @@
 """The host's VAE in tiles: image to latent, latent to image, and a replaced encoder."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 
 import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...hypir.image import color_channels, count_not_finite, crop_padded, latent_size
+from ...hypir.image import check_latent, color_channels, crop_padded, latent_size
 from ...hypir.noise import standard_normal
 from ...hypir.tiling import CELL_PX, VAE_COST, Tile, TilePlan, plan_tiles, run_tiles
 from .memory import Progress, check_cancelled, describe_plan, planned_batch, run_on_ladder
@@ -43,9 +43,7 @@ def encode(
         work = _with_moments(work)
         channels *= 2
 
-    def needed(plan: TilePlan, batch: int = 1) -> float:
-        h, w = plan.rows.tile * CELL_PX, plan.columns.tile * CELL_PX
-        return vae.memory_used_encode((batch, 3, h, w), vae.vae_dtype)
+    needed = encode_bytes(vae)
 
     def batch_for(plan: TilePlan) -> int:
         return planned_batch(plan, image.shape[0] * len(plan.boxes), needed, vae.patcher)
@@ -91,24 +89,13 @@ def decode(
         (B, H, W, 3) float32, not clamped, so that colours can be corrected first.
     """
     check_image_vae(vae)
-    if latent.ndim != 4 or latent.shape[1] != vae.latent_channels:
-        raise ValueError(
-            f"this VAE decodes latents of {vae.latent_channels} channels (batch, channels, h, w), "
-            f"got {tuple(latent.shape)}; use the VAE of the model that made the latent"
-        )
-    bad = count_not_finite(latent)
-    if bad:
-        raise ValueError(
-            f"a latent must hold finite numbers, but {bad} of {latent.numel()} values are NaN or "
-            "infinite; the node that made it failed: run its model in another precision"
-        )
+    remedy = "use the VAE of the model that made the latent"
+    check_latent(latent, vae.latent_channels, "this VAE decodes", remedy)
     height, width = latent.shape[-2:]
     kept = size or (height * CELL_PX, width * CELL_PX)
     work = _without_clamp(_without_own_tiling(vae))
 
-    def needed(plan: TilePlan, batch: int = 1) -> float:
-        shape = (batch, latent.shape[1], plan.rows.tile, plan.columns.tile)
-        return vae.memory_used_decode(shape, vae.vae_dtype)
+    needed = decode_bytes(vae)
 
     def batch_for(plan: TilePlan) -> int:
         return planned_batch(plan, latent.shape[0] * len(plan.boxes), needed, vae.patcher)
@@ -132,6 +119,26 @@ def decode(
 
     planner = _planner(height, width, tile, overlap)
     return run_on_ladder("decode", planner, batch_for, run, needed, vae.device)
+
+
+def encode_bytes(vae) -> Callable[..., float]:
+    """(tiles, tiles per call) -> bytes on the device, the host's estimate."""
+
+    def needed(plan: TilePlan, batch: int = 1) -> float:
+        h, w = plan.rows.tile * CELL_PX, plan.columns.tile * CELL_PX
+        return vae.memory_used_encode((batch, 3, h, w), vae.vae_dtype)
+
+    return needed
+
+
+def decode_bytes(vae) -> Callable[..., float]:
+    """The same for the decoder."""
+
+    def needed(plan: TilePlan, batch: int = 1) -> float:
+        shape = (batch, vae.latent_channels, plan.rows.tile, plan.columns.tile)
+        return vae.memory_used_decode(shape, vae.vae_dtype)
+
+    return needed
 
 
 def _checked(result: Tensor, tiles: list[Tile], stage: str, maker: str, vae) -> Tensor:

@@ -86,6 +86,20 @@ def run(host):
     return call
 
 
+@pytest.fixture
+def patched(host):
+    """The MODEL that a node of the host gives."""
+
+    def patch(name: str, model, **inputs):
+        node = host.core[name]
+        if hasattr(node, "GET_SCHEMA"):
+            made = node.execute(model, **inputs)
+            return (made if isinstance(made, tuple) else made.result)[0]
+        return getattr(node(), node.FUNCTION)(model, **inputs)[0]
+
+    return patch
+
+
 @pytest.fixture(scope="session")
 def sd2(host):
     """The host's MODEL of a small SD2 prior."""

@@ -59,6 +59,32 @@ def test_a_missing_choice_gets_our_sentence(run, textured, texture):
         run("HYPIRConditioning", textured, texture=texture)
 
 
+@pytest.mark.parametrize(
+    ("texture", "words"),
+    [
+        ({"texture": "set"}, r"'set' needs richness.*\"texture.richness\""),
+        ("set", "'set' needs richness"),
+        ({"texture": "set", "richness": float("nan")}, "needs a finite number, got nan"),
+        ({"texture": "match", "offset": 0.0}, "'match' needs image"),
+        ({"texture": "match"}, "'match' needs image and offset"),
+        ({"texture": "map"}, "'map' needs mask"),
+        ({"texture": "map", "mask": torch.zeros(1, 0, 8)}, "not empty, got .1, 0, 8"),
+    ],
+)
+def test_a_part_that_a_choice_lacks_is_named(run, textured, texture, words):
+    with pytest.raises(ValueError, match=words):
+        run("HYPIRConditioning", textured, texture=texture)
+
+
+def test_maps_are_one_or_as_many_as_images(run, textured, latent):
+    texture = {"texture": "map", "mask": torch.full((3, 128, 384), 0.5)}
+    positive = run("HYPIRConditioning", textured, texture=texture)
+    with pytest.raises(ValueError, match=r"one per image \(1\), got 3"):
+        run("HYPIRRestore", textured, positive, latent)
+    three = {"samples": latent["samples"].repeat(3, 1, 1, 1)}
+    assert run("HYPIRRestore", textured, positive, three)["samples"].shape[0] == 3
+
+
 def test_set_appends_the_token_of_the_richness(run, textured, mlp):
     texture = {"texture": "set", "richness": 0.7}
     ((tokens, _),) = run("HYPIRConditioning", textured, texture=texture)

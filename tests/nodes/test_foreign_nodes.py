@@ -1,4 +1,4 @@
-"""Other nodes between ours: a tile is no step of a sampler, and t is the prior's own.
+"""Other nodes between ours: a tile is no step of a sampler.
 
 With tiles that do not overlap, a picture in tiles must be its tiles restored one by one: whatever a
 node carries over from tile to tile would show.
@@ -23,20 +23,6 @@ def latent_with_a_bird(channels: int = 4):
     samples = samples + 0.02 * torch.randn(1, channels, 16, 48, generator=generator)
     samples[..., 5:8, 35:39] += 6
     return samples
-
-
-@pytest.fixture
-def core(host):
-    """The MODEL that a node of the host gives."""
-
-    def patch(name: str, model, **inputs):
-        node = host.core[name]
-        if hasattr(node, "GET_SCHEMA"):
-            made = node.execute(model, **inputs)
-            return (made if isinstance(made, tuple) else made.result)[0]
-        return getattr(node(), node.FUNCTION)(model, **inputs)[0]
-
-    return patch
 
 
 @pytest.fixture
@@ -88,23 +74,23 @@ NODES = {
 
 @pytest.mark.parametrize("tile_batch", [0, 1])
 @pytest.mark.parametrize("name", NODES)
-def test_tiles_are_as_if_alone_under_other_nodes(sd2, core, with_cfg, name, tile_batch):
-    check_tiles(with_cfg, core(name, sd2, **NODES[name]), tile_batch=tile_batch)
+def test_tiles_are_as_if_alone_under_other_nodes(sd2, patched, with_cfg, name, tile_batch):
+    check_tiles(with_cfg, patched(name, sd2, **NODES[name]), tile_batch=tile_batch)
 
 
 @pytest.mark.parametrize("name", ["EasyCache", "LazyCache"])
-def test_a_cache_changes_nothing(run, sd2, prompt, core, name):
+def test_a_cache_changes_nothing(run, sd2, prompt, patched, name):
     latent = {"samples": latent_with_a_bird()}
     want = run("HYPIRRestore", sd2, prompt, latent, **TILED)["samples"]
-    got = run("HYPIRRestore", core(name, sd2, **NODES[name]), prompt, latent, **TILED)["samples"]
+    got = run("HYPIRRestore", patched(name, sd2, **NODES[name]), prompt, latent, **TILED)["samples"]
     assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["HyperTile", "TomePatchModel"])
 def test_drawn_numbers_are_the_same_every_time_and_leave_the_global_state(
-    run, sd2, prompt, core, name
+    run, sd2, prompt, patched, name
 ):
-    model, latent = core(name, sd2, **NODES[name]), {"samples": latent_with_a_bird()}
+    model, latent = patched(name, sd2, **NODES[name]), {"samples": latent_with_a_bird()}
     state = torch.get_rng_state()
     first = run("HYPIRRestore", model, prompt, latent, **TILED)["samples"]
     assert torch.equal(torch.get_rng_state(), state)
@@ -114,7 +100,7 @@ def test_drawn_numbers_are_the_same_every_time_and_leave_the_global_state(
 
 @pytest.mark.parametrize("kind", ["sd3", "flux", "z_image"])
 @pytest.mark.parametrize("name", ["EasyCache", "LazyCache"])
-def test_a_cache_changes_nothing_on_any_network(run, host, core, name, kind):
+def test_a_cache_changes_nothing_on_any_network(run, host, patched, name, kind):
     network = small_models.NETWORKS[kind][0]()
     model = host_model_of(host, kind, network)
     widths = host.pack("nodes.host.model").text_widths(model)
@@ -122,7 +108,7 @@ def test_a_cache_changes_nothing_on_any_network(run, host, core, name, kind):
     latent = {"samples": latent_with_a_bird(model.model.latent_format.latent_channels)}
     want = run("HYPIRRestore", model, positive, latent, **TILED, tile_batch=1)["samples"]
     options = {**NODES[name], "start_percent": 0.0, "end_percent": 1.0}
-    cached = core(name, model, **options)
+    cached = patched(name, model, **options)
     got = run("HYPIRRestore", cached, positive, latent, **TILED, tile_batch=1)["samples"]
     assert_close(got, want, atol=1e-4, rtol=1e-4)
 
@@ -243,8 +229,10 @@ def test_a_wrapper_that_only_watches_keeps_what_it_saw(run, sd2, prompt):
     assert len(seen) == 3
 
 
-def test_a_node_that_needs_a_negative_prompt_is_refused_where_there_is_none(run, sd2, prompt, core):
-    model = core("SelfAttentionGuidance", sd2, scale=0.5, blur_sigma=2.0)
+def test_a_node_that_needs_a_negative_prompt_is_refused_where_there_is_none(
+    run, sd2, prompt, patched
+):
+    model = patched("SelfAttentionGuidance", sd2, scale=0.5, blur_sigma=2.0)
     with pytest.raises(ValueError, match=r"needs a negative prompt.*HYPIR Sampler with CFG"):
         run("HYPIRRestore", model, prompt, {"samples": latent_with_a_bird()})
 
@@ -253,7 +241,7 @@ MADE_FOR_OTHERS = ("HyperTile", "TomePatchModel")
 
 
 @pytest.mark.parametrize("name", MADE_FOR_OTHERS)
-def test_a_patch_for_another_network_fails_in_a_sentence(run, host, core, name):
+def test_a_patch_for_another_network_fails_in_a_sentence(run, host, patched, name):
     model = small_models.host_model(dict(small_models.flux_transformer().state_dict()))
     widths = host.pack("nodes.host.model").text_widths(model)
     positive = [[torch.ones(1, 3, widths.token), {"pooled_output": torch.ones(1, widths.pooled)}]]
@@ -262,7 +250,7 @@ def test_a_patch_for_another_network_fails_in_a_sentence(run, host, core, name):
     ) as error:
         run(
             "HYPIRRestore",
-            core(name, model, **NODES[name]),
+            patched(name, model, **NODES[name]),
             positive,
             {"samples": latent_with_a_bird(16)},
         )
@@ -281,99 +269,3 @@ def test_a_patch_with_a_fault_of_its_own_fails_in_a_sentence(run, sd2, prompt, w
     with pytest.raises(ValueError, match=r"network failed .* in test_foreign_nodes.py") as error:
         run("HYPIRRestore", model, prompt, {"samples": latent_with_a_bird()})
     assert "\n" not in str(error.value)
-
-
-SCHEDULES = {
-    "zero terminal SNR": ("ModelSamplingDiscrete", {"sampling": "eps", "zsnr": True}),
-    "lcm": ("ModelSamplingDiscrete", {"sampling": "lcm", "zsnr": False}),
-    "continuous": (
-        "ModelSamplingContinuousEDM",
-        {"sampling": "eps", "sigma_max": 120.0, "sigma_min": 0.002},
-    ),
-    "cascade": ("ModelSamplingStableCascade", {"shift": 2.0}),
-}
-
-
-@pytest.mark.parametrize("options", [{}, TILED], ids=["whole", "tiled"])
-@pytest.mark.parametrize(("name", "inputs"), SCHEDULES.values(), ids=SCHEDULES)
-def test_another_table_does_not_move_what_the_network_is_told(
-    run, host, sd2, prompt, core, name, inputs, options
-):
-    latent = {"samples": latent_with_a_bird()}
-    model = core(name, sd2, **inputs)
-    for timestep in (200, 37):
-        want = run("HYPIRRestore", sd2, prompt, latent, timestep=timestep, **options)["samples"]
-        got = run("HYPIRRestore", model, prompt, latent, timestep=timestep, **options)["samples"]
-        assert_close(got, want, atol=1e-4, rtol=1e-4)
-    sampler, sigmas = run("HYPIRSampler", sd2, timestep=37, **options)
-    guider = host.core["BasicGuider"].execute(model, prompt).result[0]
-    noise = host.core["DisableNoise"].execute().result[0]
-    node = host.core["SamplerCustomAdvanced"]
-    sampled = node.execute(noise, guider, sampler, sigmas, latent).result[0]["samples"]
-    assert_close(sampled, want, atol=1e-4, rtol=1e-4)
-
-
-def test_the_models_own_table_is_back_after_the_run(run, sd2, prompt, core):
-    model = core("ModelSamplingStableCascade", sd2, shift=2.0)
-    run("HYPIRRestore", model, prompt, {"samples": latent_with_a_bird()})
-    assert sd2.get_model_object("model_sampling").timestep(torch.tensor([0.5717])).item() == 200
-
-
-FLOWS = {
-    "sd3": [
-        ("ModelSamplingSD3", {"shift": 7.0}),
-        ("ModelSamplingAuraFlow", {"shift": 1.73}),
-        (
-            "ModelSamplingFlux",
-            {
-                "max_shift": 1.5,
-                "base_shift": 0.5,
-                "width": 2048,
-                "height": 2048,
-            },
-        ),
-    ],
-    "flux": [
-        ("ModelSamplingSD3", {"shift": 7.0}),
-        ("ModelSamplingAuraFlow", {"shift": 1.73}),
-        (
-            "ModelSamplingFlux",
-            {
-                "max_shift": 1.5,
-                "base_shift": 0.5,
-                "width": 2048,
-                "height": 2048,
-            },
-        ),
-    ],
-}
-
-
-@pytest.mark.parametrize("prior", FLOWS)
-def test_another_flow_table_does_not_move_what_the_network_is_told(run, host, core, prior):
-    network = {"sd3": small_models.sd3_transformer, "flux": small_models.flux_transformer}[prior]()
-    model = small_models.host_model(dict(network.state_dict()))
-    widths = host.pack("nodes.host.model").text_widths(model)
-    positive = [[torch.ones(1, 3, widths.token), {"pooled_output": torch.ones(1, widths.pooled)}]]
-    latent = {"samples": latent_with_a_bird(16)}
-    want = run("HYPIRRestore", model, positive, latent, **TILED)["samples"]
-    for name, inputs in FLOWS[prior]:
-        got = run("HYPIRRestore", core(name, model, **inputs), positive, latent, **TILED)
-        assert_close(got["samples"], want, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("sampling", ["x0", "img_to_img", "img_to_img_flow"])
-def test_another_kind_of_prediction_is_refused(run, sd2, prompt, core, sampling):
-    model = core("ModelSamplingDiscrete", sd2, sampling=sampling, zsnr=False)
-    with pytest.raises(ValueError, match="HYPIR works on"):
-        run("HYPIRRestore", model, prompt, {"samples": latent_with_a_bird()})
-
-
-def test_a_sampling_of_another_formula_is_refused(run, sd2, prompt):
-    import copy
-
-    model, sampling = sd2.clone(), copy.copy(sd2.get_model_object("model_sampling"))
-    sampling.calculate_denoised = lambda sigma, output, x: x - 0.9 * output
-    model.add_object_patch("model_sampling", sampling)
-    with pytest.raises(ValueError, match="its formula is not that of eps prediction"):
-        run("HYPIRRestore", model, prompt, {"samples": latent_with_a_bird()})

@@ -179,6 +179,84 @@ def test_a_nan_in_the_image_or_latent_is_counted(run, sd2, vae, prompt, photo):
         run("HYPIRRestore", sd2, prompt, {"samples": latent})
 
 
+IMAGES = {
+    "in bytes": lambda image: (image * 255).byte(),
+    "up to 255": lambda image: image * 255,
+}
+
+
+@pytest.mark.parametrize("change", IMAGES.values(), ids=IMAGES)
+def test_an_image_of_255_levels_is_refused_by_every_node_that_takes_one(run, vae, photo, change):
+    fine = photo[:, :32, :32]
+    image = change(fine)
+    calls = {
+        "HYPIREncode": {"image": image, "vae": vae},
+        "HYPIRMeasureTexture": {"image": image},
+        "HYPIRMatchTexture": {"image": fine, "source": image},
+        "HYPIRMatchColor": {"image": fine, "reference": image},
+        "HYPIRDegrade": {"image": image, "preset": "light", "scale": 2, "seed": 0},
+        "HYPIRDecode": {
+            "samples": {"samples": torch.zeros(1, 4, 4, 4)},
+            "vae": vae,
+            "reference": image,
+        },
+    }
+    for name, inputs in calls.items():
+        with pytest.raises(
+            ValueError, match=r"must hold floating-point numbers in \[0, 1\].*by 255"
+        ):
+            run(name, **inputs)
+
+
+def test_an_image_with_bright_lights_is_one(run, vae, photo):
+    bright = photo[:, :32, :32].clone()
+    bright[:, :8] *= 9
+    run("HYPIREncode", bright, vae)
+
+
+class Parts:
+    """A LATENT of several tensors, as the host's nodes for video with sound make."""
+
+
+def test_a_latent_of_several_parts_or_without_cells_is_refused_by_every_node(
+    run, sd2, vae, prompt, photo
+):
+    encoded = run("HYPIREncode", photo[:, :60, :60], vae)
+    for samples in (
+        Parts(),
+        torch.zeros(0, 4, 8, 8),
+        torch.zeros(1, 4, 8, 0),
+        torch.zeros(4, 8, 8),
+    ):
+        latent = {**encoded, "samples": samples}
+        with pytest.raises(ValueError, match="takes latents of 4 channels"):
+            run("HYPIRRestore", sd2, prompt, latent)
+        with pytest.raises(ValueError, match="takes latents of 4 channels"):
+            run("HYPIRInjectNoise", sd2, latent, 0.2, 0)
+        with pytest.raises(ValueError, match="decodes latents of 4 channels"):
+            run("HYPIRDecode", latent, vae)
+
+
+def test_a_number_that_another_node_computed_wrong_is_refused(
+    run, host, sd2, vae, prompt, photo, good
+):
+    nan, image = float("nan"), photo[:, :32, :32]
+    latent = {"samples": torch.ones(1, 4, 4, 4)}
+    for words, name, inputs in (
+        ("strength", "HYPIRLoadLora", (sd2, "good.safetensors", nan)),
+        ("strength", "HYPIRInjectNoise", (sd2, latent, nan, 0)),
+        ("strength", "HYPIRMatchColor", (image, image, "wavelet", nan)),
+        ("strength", "HYPIRDecode", (latent, vae, image, "wavelet", nan)),
+        ("fidelity", "HYPIRDecode", (latent, vae, image, "wavelet", 1.0, 0, -1, nan)),
+        ("fidelity", "HYPIRDecode", (latent, vae, image, "wavelet", 1.0, 0, -1, -1.0)),
+        ("richness", "HYPIRMatchTexture", (image, image, nan)),
+        ("tile_batch", "HYPIRRestore", (sd2, prompt, latent, -1, -1, 0, -1, -1)),
+        ("tile_batch", "HYPIRSampler", (sd2, -1, -1, 0, -1, -1)),
+    ):
+        with pytest.raises(ValueError, match=f"{words}.* must be .*(finite|at least|from 0)"):
+            run(name, *inputs)
+
+
 def test_a_model_that_is_no_prior_says_which_are(host, run, prompt, sd2):
     sampling = host.core["ModelSamplingContinuousEDM"]
     edm = sampling().patch(sd2, "edm", 120.0, 0.002)[0]
