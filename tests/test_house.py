@@ -119,7 +119,8 @@ def test_picture_files_have_one_reader(file):
         if isinstance(node, ast.Attribute) and node.attr == "open"
         if isinstance(node.value, ast.Name) and node.value.id == "Image"
     ]
-    assert not opened or name(file) == "hypir/train/pictures.py"
+    # the archive opens what the host has saved, and what a photo tells besides its colours
+    assert not opened or name(file) in ("hypir/train/pictures.py", "hypir/archive/photo.py")
 
 
 @pytest.mark.parametrize("file", under("nodes"), ids=name)
