@@ -28,6 +28,7 @@ import requests
 import websocket
 
 from tools import ROOT
+from tools.host.get_frontend import get_frontend
 
 PACK = "hypir"  # folder of the pack under custom_nodes
 START_SECONDS = 240
@@ -326,6 +327,8 @@ def running(
         command += ["--base-directory", str(base), "--disable-auto-launch", "--disable-api-nodes"]
         command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK]
         command += ["--database-url", "sqlite:///:memory:"]
+        page = get_frontend()
+        command += [] if page is None else ["--front-end-root", str(page)]
         # the host's default attention on a CPU takes more than twice as long
         command += [] if has_gpu() else ["--cpu", "--use-pytorch-cross-attention"]
         log = base / "log.txt"

@@ -66,6 +66,11 @@ HYPIR_SD3 = Model("hypir_sd3.safetensors", "loras")
 HYPIR_FLUX = Model("hypir_flux.safetensors", "loras")
 HYPIR_Z_IMAGE = Model("hypir_z_image.safetensors", "loras")
 ENCODER = Model("hypir_encoder_sd2.safetensors", "vae")
+TAESD = tuple(
+    Model(name, "vae_approx", f"{HUB}/madebyollin/taesd/resolve/main/{name}")
+    for name in ("taesd_encoder.safetensors", "taesd_decoder.safetensors")
+)
+"""Load VAE offers them as one, `taesd`."""
 UPSCALER = Model(
     "RealESRGAN_x4plus.safetensors",
     "upscale_models",
@@ -144,9 +149,9 @@ class Restoration:
             "HYPIRRestore", model=self.model, positive=positive, samples=samples, **values
         )["LATENT"]
 
-    def decode(self, samples: Output, reference: Output, **values) -> Output:
+    def decode(self, samples: Output, reference: Output, vae=None, **values) -> Output:
         return self.graph.add(
-            "HYPIRDecode", samples=samples, vae=self.vae, reference=reference, **values
+            "HYPIRDecode", samples=samples, vae=vae or self.vae, reference=reference, **values
         )["IMAGE"]
 
     def show(self, before: Output, after: Output, prefix: str = "HYPIR") -> None:
