@@ -38,6 +38,8 @@ class Prior:
     """Prefix of the host's LoRA names: prefix + the diffusers module name with _ for every dot."""
     tile: TileCost
     """Cost and sizes of the network's tiles."""
+    memory_factor: float
+    """ComfyUI's memory_usage_factor of this network."""
     betas: tuple[float, float] | None = None
     """beta_start, beta_end of the scaled linear schedule; None for flow."""
     conditions: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
@@ -100,6 +102,7 @@ SD2 = Prior(
     pooled_width=0,
     lora_prefix="lora_unet_",
     tile=TileCost(0.0, 1.667e-4, 7.242e-9, smallest=64, largest=128, overlap=16, align=8),
+    memory_factor=1.0,
     betas=SD_BETAS,
 )
 
@@ -115,6 +118,7 @@ SD2_V = Prior(
     pooled_width=0,
     lora_prefix="lora_unet_",
     tile=TileCost(0.0, 1.667e-4, 7.242e-9, smallest=96, largest=128, overlap=16, align=8),
+    memory_factor=1.0,
     betas=SD_BETAS,
 )
 
@@ -130,6 +134,7 @@ SDXL = Prior(
     pooled_width=1280,
     lora_prefix="lora_unet_",
     tile=TileCost(0.05, 3.634e-4, 2.81e-9, smallest=96, largest=160, overlap=16, align=8),
+    memory_factor=0.8,
     betas=SD_BETAS,
     # Original and target size in pixels, as in the base model's training.
     conditions=MappingProxyType({"width": 1024, "height": 1024}),
@@ -147,6 +152,7 @@ SD3 = Prior(
     pooled_width=2048,
     lora_prefix="lora_transformer_",
     tile=TileCost(0.83, 1.377e-3, 2.31e-8, smallest=128, largest=160, overlap=16, align=2),
+    memory_factor=1.6,
 )
 
 FLUX = Prior(
@@ -161,6 +167,7 @@ FLUX = Prior(
     pooled_width=768,
     lora_prefix="lora_transformer_",
     tile=TileCost(6.81, 3.407e-3, 4.38e-8, smallest=128, largest=160, overlap=16, align=2),
+    memory_factor=3.1,
     # Distilled guidance: the value in FLUX.1-dev's examples. schnell ignores it.
     conditions=MappingProxyType({"guidance": 3.5}),
 )
@@ -178,6 +185,7 @@ Z_IMAGE = Prior(
     lora_prefix="lycoris_",
     # 96 text tokens: a prompt with its chat template, in the network's steps of 32.
     tile=TileCost(1.09, 2.854e-3, 3.072e-8, smallest=128, largest=160, overlap=16, align=2),
+    memory_factor=2.8,
 )
 
 PRIORS: Mapping[str, Prior] = MappingProxyType(

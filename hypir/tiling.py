@@ -214,6 +214,19 @@ def cells(px: int, name: str) -> int:
     return px // CELL_PX if px > 0 else px
 
 
+def fitting(
+    plan_for: Callable[[int | None], TilePlan], needed: Callable[[TilePlan], float], total: float
+) -> TilePlan:
+    """The planned tiles, or the first smaller ones of LADDER that need at most `total` bytes.
+
+    If the smallest ones need more, it is them.
+    """
+    plan = plan_for(None)
+    while needed(plan) > total and (limit := lower_limit(plan)) is not None:
+        plan = plan_for(limit)
+    return plan
+
+
 def lower_limit(plan: TilePlan) -> int | None:
     """The next step of LADDER below the plan's tiles, or None at the end."""
     side = max(plan.rows.tile, plan.columns.tile)

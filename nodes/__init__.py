@@ -7,8 +7,10 @@ from .degrade import HYPIRDegrade
 from .host.files import register_embedded_models
 from .latent import HYPIRDecode, HYPIREncode, HYPIRInjectNoise
 from .load import HYPIRLoadEncoder, HYPIRLoadLora
+from .plan import HYPIRPlan
 from .restore import HYPIRConditioning, HYPIRRestore, HYPIRSampler
 from .texture import HYPIRMatchTexture, HYPIRMeasureTexture
+from .video import HYPIRRestoreVideo
 
 
 class HYPIRExtension(ComfyExtension):
@@ -33,4 +35,6 @@ class HYPIRExtension(ComfyExtension):
             HYPIRMatchTexture,
             HYPIRMatchColor,
             HYPIRDegrade,
+            HYPIRPlan,
+            HYPIRRestoreVideo,
         ]

@@ -1,7 +1,9 @@
 """Memory, progress and cancelling, with the host's own functions."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import comfy.model_management
@@ -10,7 +12,8 @@ import torch
 from comfy_execution.utils import get_executing_context
 from PIL import Image
 
-from ...hypir.tiling import TilePlan, lower_limit
+from ...hypir.tiling import TilePlan, fitting, lower_limit
+from .measure import Measure
 
 log = logging.getLogger(__name__)
 
@@ -68,21 +71,23 @@ def run_on_ladder(
     Raises:
         RuntimeError: if the smallest tiles do not fit either.
     """
-    plan = plan_for(None)
-    total = _total_memory(device)
-    while needed(plan) > total and lower_limit(plan) is not None:
-        smaller = plan_for(lower_limit(plan))
+    planned = plan_for(None)
+    total = total_memory(device)
+    plan = fitting(plan_for, needed, total)
+    if plan != planned:
         log.warning(
             "HYPIR %s: a tile of the planned size needs about %.1f GiB, the device has %.1f GiB; "
             "using %s instead of %s",
-            *(stage, needed(plan) / GIB, total / GIB, smaller.describe(), plan.describe()),
+            *(stage, needed(planned) / GIB, total / GIB, plan.describe(), planned.describe()),
         )
-        plan = smaller
     alone = False
     while True:
         batch = 1 if alone else batch_for(plan)
+        measure = Measure(device)
         try:
-            return run(plan, batch)
+            result = run(plan, batch)
+            log.info("HYPIR %s: %s, %s, %d per call", *(stage, measure, plan.describe(), batch))
+            return result
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -123,7 +128,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return True
 
 
-def _total_memory(device: torch.device) -> float:
+def total_memory(device: torch.device) -> float:
     """Of the device, in bytes; infinite where the host does not know it.
 
     Of DirectML it always says 1 GiB: there the ladder after a real out-of-memory decides.
@@ -139,14 +144,33 @@ def check_cancelled() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
+_outer: ContextVar[str] = ContextVar("outer", default="")
+
+
+@contextmanager
+def part_of(outer: str) -> Iterator[None]:
+    """Within it, stages show their text after that of the outer loop, which owns the bar."""
+    token = _outer.set(outer)
+    try:
+        yield
+    finally:
+        _outer.reset(token)
+
+
 def show_progress_text(stage: str, done: int, total: int) -> None:
     """Show stage and tile as text on the running node: encode 3/12."""
+    outer = _outer.get()
+    show_text(f"{outer}, {stage} {done}/{total}" if outer else f"{stage} {done}/{total}")
+
+
+def show_text(text: str) -> None:
+    """Show a text on the running node."""
     running = get_executing_context()
     if running is not None:  # only a prompt of a running server has a page that shows the text
         # imported here, because the host's module needs the packages of its server
         from server import PromptServer
 
-        PromptServer.instance.send_progress_text(f"{stage} {done}/{total}", running.node_id)
+        PromptServer.instance.send_progress_text(text, running.node_id)
 
 
 class Progress:
@@ -154,18 +178,19 @@ class Progress:
 
     def __init__(self, stage: str, total: int):
         self._stage = stage
-        self._bar = comfy.utils.ProgressBar(total)
+        self._bar = None if _outer.get() else comfy.utils.ProgressBar(total)
         show_progress_text(stage, 0, total)
 
     def update(self, done: int, total: int, pixels: torch.Tensor | None = None) -> None:
         """Show `pixels` (B, 3, H, W) in [0, 1], the image so far, as a preview."""
         preview = None
-        if pixels is not None:
+        if pixels is not None and self._bar is not None:
             stride = -(-max(pixels.shape[-2:]) // PREVIEW_PX)
             small = pixels[0, :, ::stride, ::stride].clamp(0, 1).mul(255).byte()
             image = Image.fromarray(small.movedim(0, -1).contiguous().cpu().numpy())
             preview = ("JPEG", image, PREVIEW_PX)
-        self._bar.update_absolute(done, total, preview)
+        if self._bar is not None:
+            self._bar.update_absolute(done, total, preview)
         show_progress_text(self._stage, done, total)
 
 

@@ -1,6 +1,7 @@
 """The host's MODEL: its prior and settings, and the LoRA as a patch on a clone."""
 
 import logging
+from collections.abc import Callable
 from math import isfinite
 
 import comfy.lora
@@ -9,7 +10,7 @@ import torch
 
 from ...hypir import image
 from ...hypir.priors import Prior
-from ...hypir.tiling import TileCost
+from ...hypir.tiling import TileCost, TilePlan
 from ...hypir.weights import HypirWeights, check_shapes, read_weights
 from .architectures import TextWidths, detect
 from .carried import carried, settings_from
@@ -37,6 +38,16 @@ def tile_cost(model) -> TileCost:
     architecture, prior = detect(model)
     longest = architecture.longest_tile(model.model)
     return prior.tile if longest is None else prior.tile.bounded(longest)
+
+
+def step_bytes(model) -> Callable[..., float]:
+    """(tiles, tiles per call) -> bytes on the device, the host's estimate."""
+
+    def needed(plan: TilePlan, batch: int = 1) -> float:
+        channels = model.model.latent_format.latent_channels
+        return model.model.memory_required([batch, channels, plan.rows.tile, plan.columns.tile])
+
+    return needed
 
 
 def text_widths(model) -> TextWidths:

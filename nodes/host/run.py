@@ -29,6 +29,7 @@ from .memory import (
     run_on_ladder,
     show_progress_text,
 )
+from .model import step_bytes
 from .outputs import NETWORK_REMEDY, check_output
 from .previews import show
 from .prompts import fill_defaults
@@ -56,6 +57,7 @@ class Run:
         self.network = NetworkWatch(options)
         self.foreign = FreshState(guider, options)
         self.extra_args = {**extra_args, "model_options": options}
+        self.needed = step_bytes(self.patcher)
         self.tiles: list[Tile] = []
         self.computed = True
         """Whether the host had anything to compute in the last call."""
@@ -76,7 +78,7 @@ class Run:
                     lambda limit: sampler.plan(*cells, limit),
                     self._batch_for,
                     self._run,
-                    self._needed,
+                    self.needed,
                     self.patcher.load_device,
                 )
         finally:
@@ -114,14 +116,10 @@ class Run:
             latent_shapes=[self.z.shape],
         )
 
-    def _needed(self, plan: TilePlan, batch: int = 1) -> float:
-        tile = [batch, self.z.shape[1], plan.rows.tile, plan.columns.tile]
-        return self.patcher.model.memory_required(tile)
-
     def _batch_for(self, plan: TilePlan) -> int:
         most = 1 if self.alone else most_tiles(plan, self.conditions, len(self.z))
         asked = min(self.sampler.tile_batch, most)
-        return asked or planned_batch(plan, most, self._needed, self.patcher)
+        return asked or planned_batch(plan, most, self.needed, self.patcher)
 
     def _run(self, plan: TilePlan, batch: int) -> Tensor:
         height, width = self.z.shape[-2:]

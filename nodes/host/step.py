@@ -163,6 +163,7 @@ def restore(
     latent: Tensor,
     size: tuple[int, int] | None = None,
     noise_mask: Tensor | None = None,
+    preview: bool = True,
     **options: int,
 ) -> Tensor:
     """Run the step directly.
@@ -173,6 +174,7 @@ def restore(
         latent: (B, C, h, w), not scaled, from HYPIR Encode.
         size: true size in pixels of the image at the top left of the latent.
         noise_mask: (B or 1, H, W) in [0, 1]; 1 = restore, 0 = keep the latent.
+        preview: whether the host's progress bar and preview follow the tiles.
         options: those of make_sampler.
 
     Returns:
@@ -191,7 +193,7 @@ def restore(
         sampler,
         sigmas,
         denoise_mask=_latent_noise_mask(noise_mask, latent, size),
-        callback=of_small(latent_preview.prepare_callback(model, calls)),
+        callback=of_small(latent_preview.prepare_callback(model, calls)) if preview else None,
         disable_pbar=True,
         seed=0,
     )

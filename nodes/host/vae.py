@@ -1,7 +1,7 @@
 """The host's VAE in tiles: image to latent, latent to image, and a replaced encoder."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 
 import comfy.model_management
@@ -43,9 +43,7 @@ def encode(
         work = _with_moments(work)
         channels *= 2
 
-    def needed(plan: TilePlan, batch: int = 1) -> float:
-        h, w = plan.rows.tile * CELL_PX, plan.columns.tile * CELL_PX
-        return vae.memory_used_encode((batch, 3, h, w), vae.vae_dtype)
+    needed = encode_bytes(vae)
 
     def batch_for(plan: TilePlan) -> int:
         return planned_batch(plan, image.shape[0] * len(plan.boxes), needed, vae.patcher)
@@ -97,9 +95,7 @@ def decode(
     kept = size or (height * CELL_PX, width * CELL_PX)
     work = _without_clamp(_without_own_tiling(vae))
 
-    def needed(plan: TilePlan, batch: int = 1) -> float:
-        shape = (batch, latent.shape[1], plan.rows.tile, plan.columns.tile)
-        return vae.memory_used_decode(shape, vae.vae_dtype)
+    needed = decode_bytes(vae)
 
     def batch_for(plan: TilePlan) -> int:
         return planned_batch(plan, latent.shape[0] * len(plan.boxes), needed, vae.patcher)
@@ -123,6 +119,26 @@ def decode(
 
     planner = _planner(height, width, tile, overlap)
     return run_on_ladder("decode", planner, batch_for, run, needed, vae.device)
+
+
+def encode_bytes(vae) -> Callable[..., float]:
+    """(tiles, tiles per call) -> bytes on the device, the host's estimate."""
+
+    def needed(plan: TilePlan, batch: int = 1) -> float:
+        h, w = plan.rows.tile * CELL_PX, plan.columns.tile * CELL_PX
+        return vae.memory_used_encode((batch, 3, h, w), vae.vae_dtype)
+
+    return needed
+
+
+def decode_bytes(vae) -> Callable[..., float]:
+    """The same for the decoder."""
+
+    def needed(plan: TilePlan, batch: int = 1) -> float:
+        shape = (batch, vae.latent_channels, plan.rows.tile, plan.columns.tile)
+        return vae.memory_used_decode(shape, vae.vae_dtype)
+
+    return needed
 
 
 def _checked(result: Tensor, tiles: list[Tile], stage: str, maker: str, vae) -> Tensor:

@@ -29,6 +29,11 @@ CONTRACT = {
     "HYPIRMeasureTexture": ("image mask", "FLOAT MASK"),
     "HYPIRMatchTexture": ("image source richness", "IMAGE"),
     "HYPIRMatchColor": ("image reference method strength", "IMAGE"),
+    "HYPIRPlan": ("model vae image width height", "IMAGE STRING"),
+    "HYPIRRestoreVideo": (
+        "video model positive vae scale noise seed color_fix frames",
+        "VIDEO",
+    ),
     "HYPIRDegrade": ("image preset scale seed", "IMAGE"),
 }
 
