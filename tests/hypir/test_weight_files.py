@@ -158,7 +158,7 @@ def test_a_readers_own_trouble_is_not_called_damage(tmp_path):
     def load(path):
         raise PermissionError("the drive is locked")
 
-    with pytest.raises(OSError, match="^w.pth cannot be read: the drive is locked; check"):
+    with pytest.raises(OSError, match=r"^w\.pth cannot be read: the drive is locked; check"):
         read_tensors(tmp_path / "w.pth", load)
 
 
