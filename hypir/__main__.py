@@ -1,4 +1,4 @@
-"""Command line: inspect, convert, blend, plan, train, caption, evaluate, plot.
+"""Command line: inspect, convert, blend, plan, train, caption, evaluate, plot, archive.
 
 `python -m hypir COMMAND --help` explains each one. The training commands are imported only when
 they run, so that weights can be inspected without diffusers.
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from .archive.command import add_archive
 from .blend import blend
 from .inspect import describe_file
 from .plan_command import add_options, run_plan
@@ -60,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     plan.set_defaults(run=lambda options: print(run_plan(options)))  # noqa: T201
 
     _add_training(commands)
+    add_archive(commands)
 
     options = parser.parse_args(arguments)
     try:

@@ -151,7 +151,8 @@ def inject_noise(
     if len(seeds) != batch:
         raise ValueError(f"{batch} latents need {batch} seeds, got {len(seeds)}")
     scale = torch.tensor(strengths, dtype=torch.float32).reshape(-1, *[1] * (latent.ndim - 1))
-    scale = scale.to(latent.device)
+    ahead = latent.device.type in ("cuda", "meta")  # does not wait for the device
+    scale = scale.to(latent.device, non_blocking=ahead)
     if mask is not None:
         if mask.shape[0] not in (1, batch):
             raise ValueError(f"{batch} latents need 1 or {batch} masks, got {mask.shape[0]}")
@@ -161,6 +162,6 @@ def inject_noise(
         return latent
     noise = torch.stack([standard_normal(latent.shape[1:], seed) for seed in seeds])
     exact = torch.promote_types(latent.dtype, torch.float32)
-    noisy = latent.to(exact) + scale * noise.to(latent.device)
+    noisy = latent.to(exact) + scale * noise.to(latent.device, non_blocking=ahead)
     # torch.where, because adding 0 would turn -0.0 into 0.0
     return torch.where(scale > 0, noisy.to(latent.dtype), latent)

@@ -21,19 +21,16 @@ from .discriminators import make_discriminator
 from .export import export_generator, make_generator, start_from
 from .feed import Batch
 from .files import LORA_FILE
-from .generator import (
-    decode,
-    frozen_encoder,
-    is_tiny,
-    latent_weights,
-)
+from .generator import decode, frozen_encoder, latent_weights
 from .loop import Ema, trainable
 from .loss_list import Losses, total
 from .models import DTYPES, Base, load_base, load_vae_part
 from .opponent import Judged, Opponent
 from .recipe import Recipe
+from .recompute import recompute
 from .schedule import make_optimizer
 from .sharding import is_sharded, prepare, whole
+from .transfer import send
 from .update import Place, Updates, synced
 
 
@@ -55,7 +52,8 @@ class AdversarialStage(Updates):
         self._losses = Losses("adversarial", recipe.adversarial_losses, recipe.loss_options, device)
         discriminator = None
         if self._losses.need("opponent"):
-            discriminator = make_discriminator(recipe.adversary, recipe.seed, base)
+            precision = recipe.engine.precision
+            discriminator = make_discriminator(recipe.adversary, recipe.seed, base, precision)
         sees_latents = discriminator is not None and discriminator.sees_latents
         wanted = sees_latents or self._losses.need("clean")
         self._clean_encoder = clean_encoder.to(device) if wanted else None
@@ -66,10 +64,7 @@ class AdversarialStage(Updates):
         generator = make_generator(base, recipe)
         if recipe.files.lora_file:
             start_from(generator, Path(recipe.files.lora_file))
-        if recipe.engine.gradient_checkpointing:
-            base.network.enable_gradient_checkpointing()
-            if not is_tiny(base.vae):
-                base.vae.enable_gradient_checkpointing()
+        recompute(recipe.engine, base.network, base.vae)
         self.generator = generator
         self.modules = {"generator": generator}
         optimizer = make_optimizer(recipe.optimizer, trainable(generator).values())
@@ -162,7 +157,7 @@ class AdversarialStage(Updates):
     def _asked(self, batch: Batch) -> Tensor:
         """The richness that the token asks of each picture (B,)."""
         off = self._draws.richness(batch.numbers)
-        return batch.richness if off is None else batch.richness + batch.richness.new_tensor(off)
+        return batch.richness if off is None else batch.richness + send(off, batch.richness)
 
     def _positions(self, draw: np.random.Generator) -> AbstractContextManager:
         if not self._recipe.conditions.random_positions:

@@ -90,7 +90,8 @@ class AutoencoderStage(Updates):
         self._of_restored = Losses("restored", recipe.restored_losses, options, device)
         self._opponent = None
         if self._losses.need("opponent"):
-            discriminator = make_discriminator(recipe.adversary, recipe.seed, self._base)
+            precision, seed = recipe.engine.precision, recipe.seed
+            discriminator = make_discriminator(recipe.adversary, seed, self._base, precision)
             self._opponent = Opponent(recipe, discriminator, accelerator)
             self.modules["discriminator"] = discriminator
             self.optimizers["discriminator"] = self._opponent.optimizer

@@ -33,8 +33,8 @@ def run_train(options: argparse.Namespace) -> None:
     if asked.dry_run:
         from .plan.describe import describe_plan
 
-        world = int(os.environ.get("WORLD_SIZE", 1))  # as accelerate launch sets it
-        print(describe_plan(asked.recipe, world))  # noqa: T201
+        world = os.environ.get("WORLD_SIZE")  # as accelerate launch sets it
+        print(describe_plan(asked.recipe, int(world) if world else None))  # noqa: T201
         return
     from .engine import make_accelerator
     from .run import train

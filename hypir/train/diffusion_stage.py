@@ -27,8 +27,10 @@ from .generator import call_network, decode, frozen_encoder
 from .loop import Ema, trainable
 from .models import DTYPES, Base, load_base
 from .recipe import Recipe
+from .recompute import recompute
 from .schedule import make_optimizer
 from .sharding import prepare, whole
+from .transfer import send
 from .update import Place, Updates, synced
 
 
@@ -66,8 +68,7 @@ class DiffusionStage(Updates):
         self._encoder = frozen_encoder(base.vae, base.prior).to(device)
         self._vae, self._text, self.prior = base.vae.to(device), base.text.to(device), base.prior
         self.flow = Flow(base).requires_grad_(True).train()
-        if recipe.engine.gradient_checkpointing:
-            base.network.enable_gradient_checkpointing()
+        recompute(recipe.engine, base.network)
         self.modules = {"flow": self.flow}
         optimizer = make_optimizer(recipe.optimizer, trainable(self.flow).values())
         self._f, optimizer = prepare(accelerator, self.flow, optimizer)
@@ -111,9 +112,9 @@ class DiffusionStage(Updates):
             z = self._encoder(batch.target).float()
             condition = self._text.encode(batch.captions, z.device)
         seeds = [derive_seed(self._recipe.seed, f"flow of step {step}", n) for n in batch.numbers]
-        eps = torch.stack([standard_normal(z.shape[1:], seed) for seed in seeds]).to(z)
+        eps = send(torch.stack([standard_normal(z.shape[1:], seed) for seed in seeds]), z)
         draws = [np.random.default_rng(seed) for seed in seeds]
-        s = z.new_tensor([1 / (1 + math.exp(-d.standard_normal())) for d in draws])
+        s = send([1 / (1 + math.exp(-d.standard_normal())) for d in draws], z)
         wide = s[:, None, None, None]
         x_s = (1 - wide) * z + wide * eps
         with self._positions(draws[0]):

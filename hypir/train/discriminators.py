@@ -11,6 +11,7 @@ recipe, where no pretrained network is at hand, and sees pixels at their full si
 
 import copy
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -23,6 +24,9 @@ from .architectures import ARCHITECTURES, Condition
 from .generator import call_network
 from .heads import MapHead, VectorHead, load_heads
 from .models import Base, load_network
+from .precision import no_autocast
+from .transfer import send
+from .weightless import plans, reads_files
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +44,10 @@ class Discriminator(nn.Module):
     def __init__(self, backbone: nn.Module, example: Tensor, seed: int):
         """`example`: an input of the backbone, from which the heads take their widths."""
         super().__init__()
-        self.backbone = backbone.requires_grad_(False).eval()
+        device = next(backbone.parameters()).device
+        self.backbone = backbone.requires_grad_(False).eval().to(device)
         with torch.no_grad():
-            features = backbone(example, [0] * len(example))
+            features = backbone(example.to(device), [0] * len(example))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.heads = nn.ModuleList(
@@ -110,12 +115,15 @@ class ImageBackbone(nn.Module):
     def forward(self, x: Tensor, seeds: list[int]) -> list[Tensor]:
         """Feature maps of the levels, and the pooled vector where the model has a head."""
         x = ((x + 1) / 2 - self.mean) / self.std
-        last, maps = self.model.forward_intermediates(
-            x, indices=self.levels, norm=self._columnar, output_fmt="NCHW"
-        )
-        if not self.pooled:
-            return maps
-        return [*maps, self.model.forward_head(last, pre_logits=not self._embedding)]
+        dtype = next(self.model.parameters()).dtype
+        # Weights in bf16 compute in it throughout: autocast would take every norm to float32.
+        with no_autocast(x.device, dtype == torch.bfloat16):
+            last, maps = self.model.forward_intermediates(
+                x.to(dtype), indices=self.levels, norm=self._columnar, output_fmt="NCHW"
+            )
+            if not self.pooled:
+                return maps
+            return [*maps, self.model.forward_head(last, pre_logits=not self._embedding)]
 
 
 def levels_of(model: nn.Module) -> list[int]:
@@ -168,13 +176,13 @@ class DiffusionBackbone(nn.Module):
     def forward(self, x: Tensor, seeds: list[int]) -> list[Tensor]:
         """Features of x noised to a random level, one seed per item."""
         drawn = [_draw(x.shape[1:], seed) for seed in seeds]
-        noise = torch.stack([n for n, _ in drawn]).to(x)
+        noise = send(torch.stack([n for n, _ in drawn]), x)
         levels = [self.prior.level(t) for _, t in drawn]
         alpha, sigma = (
-            x.new_tensor([getattr(level, name) for level in levels])[:, None, None, None]
+            send([getattr(level, name) for level in levels], x)[:, None, None, None]
             for name in ("alpha", "sigma")
         )
-        t = x.new_tensor([float(t) for _, t in drawn])
+        t = send([float(t) for _, t in drawn], x)
         condition = Condition(self.tokens, self.pooled).repeated(len(x))
         self._caught = []
         call_network(
@@ -185,9 +193,11 @@ class DiffusionBackbone(nn.Module):
 
 
 def make_discriminator(
-    asked: Adversary, seed: int, base: Base
+    asked: Adversary, seed: int, base: Base, precision: str = "no"
 ) -> Discriminator | PatchDiscriminator:
     """The discriminator that a recipe names.
+
+    `precision`: of the run; with bf16 a backbone from timm is in bf16, as published.
 
     Raises:
         ValueError: naming what to download if the backbone cannot be had.
@@ -200,7 +210,9 @@ def make_discriminator(
             load_network(backbone.network, Path(asked.discriminator_weights))
         example = torch.zeros(1, base.prior.latent_channels, 8, 8)
     else:
-        backbone = ImageBackbone(load_backbone(asked), gives_embedding(asked))
+        model = load_backbone(asked)
+        model = model.bfloat16() if precision == "bf16" else model
+        backbone = ImageBackbone(model, gives_embedding(asked))
         log.info("the discriminator judges %s", ", ".join(backbone.names))
         example = torch.zeros(1, 3, 64, 64)
     discriminator = Discriminator(backbone, example, seed)
@@ -219,7 +231,7 @@ def load_backbone(asked: Adversary) -> nn.Module:
     import timm
 
     name, file = backbone_name(asked), asked.discriminator_weights
-    if file and not Path(file).is_file():
+    if file and reads_files() and not Path(file).is_file():
         raise FileNotFoundError(f"there is no discriminator_weights at {file!r}; check the name")
     if not timm.is_model(name):
         raise ValueError(
@@ -227,10 +239,12 @@ def load_backbone(asked: Adversary) -> nn.Module:
             f"names them)"
         )
     overlay = {"file": file} if file else None
+    wanted = not plans() or (bool(file) and reads_files())
     try:
-        return timm.create_model(
-            name, pretrained=True, pretrained_cfg_overlay=overlay, **_any_size(name)
-        )
+        with torch.device("meta") if plans() else nullcontext():
+            return timm.create_model(
+                name, pretrained=wanted, pretrained_cfg_overlay=overlay, **_any_size(name)
+            )
     except Exception as error:  # the hub, the network and the file each raise their own
         where = f"the file {file!r} does not hold its weights under timm's names" if file else ""
         raise ValueError(

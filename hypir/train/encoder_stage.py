@@ -23,6 +23,7 @@ from .loop import Ema, trainable
 from .loss_list import Losses, total
 from .models import DTYPES, Base, load_base, load_vae_part
 from .recipe import Recipe
+from .recompute import recompute
 from .schedule import make_optimizer
 from .sharding import prepare, whole
 from .update import Place, Updates, synced
@@ -49,8 +50,7 @@ class EncoderStage(Updates):
         base = base or load_base(recipe)
         self.prior, device = base.prior, accelerator.device
         self._vae = base.vae.to(device)
-        if recipe.engine.gradient_checkpointing and not is_tiny(base.vae):
-            self._vae.enable_gradient_checkpointing()
+        recompute(recipe.engine, vae=self._vae)
         self._frozen = frozen_encoder(base.vae, base.prior).to(device)
         self._weights = latent_weights(self._frozen, base.prior.latent_channels).to(device)
         self._losses = Losses("encoder", recipe.encoder_losses, recipe.loss_options, device)

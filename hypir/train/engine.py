@@ -1,11 +1,11 @@
 """The engine of a run: precision, determinism, and accelerate's processes."""
 
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 
-from .bounds import settings
+from .bounds import Bounds, settings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -18,7 +18,13 @@ class Engine:
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     """Precision of the forward pass and of frozen weights; no = float32."""
     gradient_checkpointing: bool = True
-    """Recompute activations in the backward pass to save memory."""
+    """Recompute the network's activations in the backward pass to save memory."""
+    vae_checkpointing: bool = True
+    """Recompute the autoencoder's activations too; without it a step computes less, and needs
+    several GiB more at 512 px."""
+    tflops: Annotated[float, Bounds(1e-3, 1e6, "TFLOP/s")] = 150.0
+    """Speed of one GPU that the hours of --dry-run assume; an H100 is capable of some 990 in bf16,
+    an A100 of 312, and training reaches a third to a half of that."""
     deterministic: bool = False
     """Use torch's deterministic algorithms. On a GPU, bit-exact resuming needs them, and they are
     slower; on the CPU, resuming is always bit-exact."""

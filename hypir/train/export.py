@@ -13,6 +13,7 @@ from .generator import Generator, TextureToken
 from .lora import add_lora
 from .models import Base
 from .recipe import Recipe
+from .weightless import reads_weights
 
 DOWN, UP = ".lora_A.default.weight", ".lora_B.default.weight"
 
@@ -21,7 +22,7 @@ def make_generator(base: Base, recipe: Recipe) -> Generator:
     """The base model's network with LoRA and richness token, as the recipe has it."""
     asked, prior = recipe.lora, base.prior
     targets = asked.targets or ARCHITECTURES[prior.name].targets
-    add_lora(base.network, asked.rank, targets, recipe.seed)
+    add_lora(base.network, asked.rank, targets, recipe.seed, recipe.engine.precision != "no")
     timestep = asked.timestep if asked.timestep >= 0 else prior.timestep
     coefficient = asked.coefficient_timestep if asked.coefficient_timestep >= 0 else timestep
     scale = asked.input_scale if asked.input_scale >= 0 else prior.input_scale_at(timestep)
@@ -71,6 +72,7 @@ def put_weights(
         own[f"texture.layers.{key.replace('.', '_')}"].copy_(weights.texture[key])
 
 
+@reads_weights
 def start_from(generator: Generator, path: Path) -> None:
     """Begin with the weights of a file instead of fresh ones.
 
@@ -121,4 +123,5 @@ def _kind(value) -> str:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().clone()
+    tensor = tensor.detach()
+    return tensor if tensor.is_meta else tensor.cpu().clone()

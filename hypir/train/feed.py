@@ -178,7 +178,7 @@ class Feed:
             log.warning("%s; skipped, %d so far", why, count)
 
     def _batch(self, pairs: list[Pair]) -> Batch:
-        clean = torch.stack([p.clean for p in pairs]).to(self._device).float() / 255
+        clean = self._sent(torch.stack([p.clean for p in pairs])).float() / 255
         large = torch.cat([self._enlarged(p, clean.shape[-2:]) for p in pairs])
         target = sharpen(clean) if self._recipe.degradation.sharpen else clean
         return Batch(
@@ -190,8 +190,10 @@ class Feed:
         )
 
     def _enlarged(self, pair: Pair, size: torch.Size) -> Tensor:
-        small = pair.degraded[None].to(self._device).float() / 255
-        return enlarge(small, size)
+        return enlarge(self._sent(pair.degraded[None]).float() / 255, size)
+
+    def _sent(self, pictures: Tensor) -> Tensor:
+        return pictures.to(self._device, non_blocking=True)
 
 
 def _keep(group):

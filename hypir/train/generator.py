@@ -6,7 +6,7 @@ diffusers' networks and autoencoders. Legend: z scaled latent, x_t = k z, m mode
 
 import copy
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from hypir.texture import embed_richness, init_texture_mlp
 
 from .architectures import ARCHITECTURES, Condition
 from .klt import HEAD, closed_form, closed_form_head
+from .precision import is_half, no_autocast
+from .transfer import send
 
 
 class TextureToken(nn.Module):
@@ -130,7 +132,7 @@ class Encoder(nn.Module):
     def forward(self, pixels: Tensor, seeds: list[int] | None = None) -> Tensor:
         """Scaled latents (B, C, h, w): the mean, or a sample of the posterior, one seed each."""
         pixels = pixels.to(next(self.encoder.parameters()).dtype)
-        with _no_half(pixels):
+        with _as_it_is(self.encoder, pixels.device):
             if self.head is not None:
                 return self.encoder.layers[HEAD:](self.head(pixels))
             moments = self.encoder(pixels)
@@ -142,7 +144,7 @@ class Encoder(nn.Module):
         if seeds is not None:
             noise = torch.stack([standard_normal(mean.shape[1:], seed) for seed in seeds])
             # The bounds of diffusers' posterior.
-            mean = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise.to(mean)
+            mean = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * send(noise, mean)
         return (mean - self.latent_shift) * self.latent_scale
 
     def learn(self) -> "Encoder":
@@ -180,7 +182,7 @@ def decode(vae: nn.Module, prior: Prior, z: Tensor) -> Tensor:
     z = z.to(next(vae.decoder.parameters()).dtype)
     if not is_tiny(vae):
         z = z / prior.latent_scale + prior.latent_shift
-    with _no_half(z):
+    with _as_it_is(vae.decoder, z.device):
         return vae.decode(z, return_dict=False)[0]
 
 
@@ -189,11 +191,15 @@ def is_tiny(vae: nn.Module) -> bool:
     return type(vae).__name__ == "AutoencoderTiny"
 
 
-def _no_half(x: Tensor) -> AbstractContextManager:
-    """Within, no autocast to fp16: the autoencoders of SD and SDXL overflow in it."""
-    kind = x.device.type
-    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
-    return torch.autocast(kind, enabled=False) if half else nullcontext()
+def _as_it_is(part: nn.Module, device: torch.device) -> AbstractContextManager:
+    """Within, a float32 part of an autoencoder computes in float32, unless bf16 trains it.
+
+    The autoencoders of SD and SDXL overflow in fp16.
+    """
+    weight = next(part.parameters())
+    return no_autocast(
+        device, weight.dtype == torch.float32 and (not weight.requires_grad or is_half(device))
+    )
 
 
 def _dotless(name: str) -> str:

@@ -14,6 +14,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from hypir.weight_files import read_tensors
 
+from .weightless import reads_weights
+
 HEAD_WIDTH = 512  # as published
 TAPS = (1.0, 3.0, 3.0, 1.0)
 """Of the blur, along rows and columns: the binomial of order 3."""
@@ -64,6 +66,7 @@ def blur_kernel() -> Tensor:
     return torch.outer(row, row)
 
 
+@reads_weights
 @torch.no_grad()
 def load_heads(heads: nn.ModuleList, path: Path) -> None:
     """Put the heads of a file, such as HYPIR_sd2_D.safetensors, into those of a discriminator.

@@ -83,6 +83,8 @@ def closed_form(vae: nn.Module) -> Transform | None:
     """
     weight = vae.encoder.layers[0].weight
     found = Transform(*_read_off(vae.encoder, BLOCK, weight))
+    if weight.is_meta:
+        return found  # in a plan nothing can be checked
     picture = _picture().to(weight)
     same = torch.allclose(vae.encoder(picture).float(), found(picture.float()), atol=0.02)
     return found if same else None
@@ -119,6 +121,8 @@ def closed_form_head(encoder: nn.Module) -> Head | None:
 
     filters, black = _read_off(layers, BLOCK // 2, weight)
     found = Head(filters)
+    if weight.is_meta:
+        return found
     picture = _picture().to(weight)
     same = torch.allclose(layers(picture).float(), found(picture.float()), atol=1e-4)
     return found if same and not black.any() else None

@@ -24,14 +24,24 @@ class Lora:
     """Input scale k of x_t = k z; -1 = the prior's value at the timestep."""
 
 
-def add_lora(network: nn.Module, rank: int, targets: tuple[str, ...], seed: int) -> None:
+def add_lora(
+    network: nn.Module, rank: int, targets: tuple[str, ...], seed: int, autocast: bool = False
+) -> None:
     """Add a new LoRA to every module whose name ends in one of `targets`, trained in float32.
 
-    Gaussian A, zero B, alpha = rank: the network's output does not change.
+    Gaussian A, zero B, alpha = rank: the network's output does not change. `autocast`: it is only
+    called within autocast, which sets the precision of its inputs.
     """
     # Imported here, so that options can be read without the training libraries.
     from peft import LoraConfig, inject_adapter_in_model
 
+    names = [n for n, m in network.named_modules() if getattr(m, "weight", None) is not None]
+    for target in targets:
+        if not any(name == target or name.endswith("." + target) for name in names):
+            raise ValueError(
+                f"targets must be ends of names of the network's modules, but none ends in "
+                f"{target!r}; one of them is called {names[len(names) // 2]!r}"
+            )
     config = LoraConfig(
         r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets)
     )
@@ -42,3 +52,7 @@ def add_lora(network: nn.Module, rank: int, targets: tuple[str, ...], seed: int)
         parameter.requires_grad_(".lora_" in name)
         if ".lora_" in name:
             parameter.data = parameter.data.float()
+    for module in network.modules():
+        # peft would take every input to float32 first, only for autocast to take it back.
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = not autocast

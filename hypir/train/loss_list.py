@@ -23,6 +23,7 @@ from .losses import (
     richness_loss,
 )
 from .perceptual import Lpips
+from .precision import no_autocast
 
 
 @settings
@@ -237,6 +238,7 @@ class Losses:
             ValueError: naming what to download, if the network of a loss cannot be had.
         """
         self._options, self._prefix = options, "restored_" if part == "restored" else ""
+        self._device = device
         offered = [loss for loss in LOSSES if part in loss.weights]
         found = {loss: getattr(weights, option_of(part, loss.name)) for loss in offered}
         self._weights = {loss: weight for loss, weight in found.items() if weight}
@@ -252,7 +254,7 @@ class Losses:
         return any(what in loss.needs for loss in self._weights)
 
     def terms(self, leave_out: str = "", **shown) -> dict[str, Tensor]:
-        """Unweighted values by name.
+        """Unweighted values by name, computed in float32 whatever autocast is around.
 
         Args:
             leave_out: one of Loss.needs that is missing this time.
@@ -260,7 +262,8 @@ class Losses:
         """
         scene = Scene(options=self._options, networks=self._networks, **shown)
         asked = [loss for loss in self._weights if leave_out not in loss.needs]
-        return {self._prefix + loss.name: loss.call(scene) for loss in asked}
+        with no_autocast(self._device):
+            return {self._prefix + loss.name: loss.call(scene) for loss in asked}
 
     def weights(self) -> dict[str, float]:
         """Weights by loss name."""

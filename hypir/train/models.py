@@ -21,17 +21,27 @@ from .architectures import ARCHITECTURES, Architecture, Condition, recognise
 from .architectures.tiny import TINY_PRIOR, tiny_models, tiny_network, tiny_vae
 from .files import Model
 from .recipe import Recipe
+from .weightless import plans, reads_weights
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Of exported files."""
+PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of frozen networks."""
+OWN_BASES = ("small", "tiny")
+"""Base models that are made here; their weights are in float32."""
 
 
 class Text:
     """Captions to conditions, by the text encoders of a diffusers pipeline or as zeros."""
 
-    def __init__(self, architecture: Architecture, network: nn.Module, pipeline=None):
+    def __init__(
+        self, architecture: Architecture, network: nn.Module, pipeline=None, tokens: int = 1
+    ):
+        """`tokens`: of a caption without text encoders."""
         self._architecture, self._pipeline = architecture, pipeline
+        self._tokens = tokens
         self._widths = architecture.text_widths(network)
         self._empty: Condition | None = None
 
@@ -55,9 +65,9 @@ class Text:
         """
         if self._pipeline is None:
             token, pooled = self._widths
-            zeros = torch.stack([_own_token(c, token) for c in captions]).to(device)
+            own = torch.stack([_own_token(c, token) for c in captions])
             vector = torch.zeros(len(captions), pooled, device=device) if pooled else None
-            return Condition(zeros, vector)
+            return Condition(own.to(device, non_blocking=True).repeat(1, self._tokens, 1), vector)
         if any(captions):
             # A copy: some pipelines write into the list that they are given.
             return self._architecture.encode(self._pipeline, list(captions), device)
@@ -90,6 +100,8 @@ def load_base(recipe: Recipe) -> Base:
         ValueError: naming what is missing and how to get it, or that the model is another prior's.
     """
     asked = recipe.model
+    if plans():
+        return _untrained_base(recipe)
     if asked.base == "small":
         return small_base(asked.prior, recipe.seed)
     if asked.base == "tiny":
@@ -111,24 +123,40 @@ def small_base(prior_name: str, seed: int = 0, width: int = 64) -> Base:
     return Base(prior, network, vae, Text(architecture, network))
 
 
-def empty_models(asked: Model) -> tuple[nn.Module, nn.Module] | tuple[None, None]:
-    """Network and autoencoder on the meta device; None for a base model not on this disk."""
+def untrained_models(asked: Model) -> tuple[nn.Module, nn.Module]:
+    """Network and autoencoder of a base model, in their sizes, with the weights of a new module.
+
+    A base model whose configs are not on this disk has the sizes of the published one.
+    """
     import diffusers
 
-    with torch.device("meta"):
-        if asked.base == "tiny":
-            return tiny_network(asked.depth), tiny_vae()
-        if asked.base == "small":
-            small = small_base(asked.prior)
-            return small.network, small.vae
-        folder = Path(asked.base)
-        if not (folder / "model_index.json").is_file():
-            return None, None
-        architecture = ARCHITECTURES[asked.prior]
-        parts = (architecture.network_class, architecture.part), ("AutoencoderKL", "vae")
-        kinds = [(getattr(diffusers, kind), folder / part) for kind, part in parts]
-        network, vae = (kind.from_config(kind.load_config(at)) for kind, at in kinds)
-        return network, vae
+    if asked.base == "tiny":
+        return tiny_network(asked.depth), tiny_vae()
+    architecture, folder = ARCHITECTURES[asked.prior], Path(asked.base)
+    if asked.base == "small":
+        return architecture.small_network(64), architecture.small_vae()
+    if not (folder / "model_index.json").is_file():
+        return architecture.full_network(), architecture.full_vae()
+    parts = (architecture.network_class, architecture.part), ("AutoencoderKL", "vae")
+    kinds = [(getattr(diffusers, kind), folder / part) for kind, part in parts]
+    network, vae = (kind.from_config(kind.load_config(at)) for kind, at in kinds)
+    return network, vae
+
+
+def _untrained_base(recipe: Recipe) -> Base:
+    """What load_base gives in a plan: sizes and precisions, and as many text tokens."""
+    asked, architecture = recipe.model, ARCHITECTURES[recipe.model.prior]
+    own = asked.base in OWN_BASES
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32 if own else PRECISIONS[recipe.engine.precision])
+    try:
+        with torch.device("meta"):
+            network, vae = untrained_models(asked)
+    finally:
+        torch.set_default_dtype(kept)
+    text = Text(architecture, network, tokens=1 if own else architecture.text_tokens)
+    prior = TINY_PRIOR if asked.base == "tiny" else PRIORS[asked.prior]
+    return Base(prior, network, vae.float() if recipe.engine.precision == "fp16" else vae, text)
 
 
 def save_autoencoder(
@@ -142,6 +170,7 @@ def save_autoencoder(
     write_tensors(path, tensors, {"hypir.autoencoder": "1"})
 
 
+@reads_weights
 def load_vae_part(vae: nn.Module, path: Path) -> None:
     """Put tensors under the host's names (an autoencoder or an encoder file) into diffusers' VAE.
 
@@ -178,6 +207,7 @@ def _tiny_base(recipe: Recipe) -> Base:
     return base
 
 
+@reads_weights
 def load_network(network: nn.Module, path: Path) -> None:
     """Put the tensors of a file into a network.
 
@@ -194,11 +224,10 @@ def load_network(network: nn.Module, path: Path) -> None:
 def _load_pipeline(prior: Prior, name: str, variant: str, precision: str) -> Base:
     from diffusers import DiffusionPipeline
 
-    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             name,
-            torch_dtype=dtype,
+            torch_dtype=PRECISIONS[precision],
             variant=variant or None,
             safety_checker=None,
             requires_safety_checker=False,

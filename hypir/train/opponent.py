@@ -52,7 +52,8 @@ class Opponent:
         heads = list(trainable(self.discriminator).values())
         for p in heads:
             p.requires_grad_(False)
-        with self._norms_before_the_step():
+        # Losses are computed without autocast; the discriminator is a network.
+        with self._norms_before_the_step(), self._accelerator.autocast():
             logits = self.discriminator.eval()(fake, seeds)
         for p in heads:
             p.requires_grad_(True)

@@ -1,9 +1,14 @@
 """Frozen networks that measure perceptual similarity, for the losses in loss_list.py."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from .weightless import plans, reads_files
 
 
 class Lpips(nn.Module):
@@ -18,9 +23,11 @@ class Lpips(nn.Module):
         super().__init__()
         from lpips import LPIPS
 
+        given = bool(backbone) or plans()
         try:
-            self.net = LPIPS(net="vgg", pnet_rand=bool(backbone), verbose=False)
-            if backbone:
+            with torch.device("meta") if plans() else nullcontext(), _quiet():
+                self.net = LPIPS(net="vgg", pnet_rand=given, pretrained=not plans(), verbose=False)
+            if backbone and reads_files():
                 _load_vgg(self.net.net, torch.load(backbone, weights_only=True))
         except (OSError, RuntimeError) as error:
             raise ValueError(
@@ -33,6 +40,14 @@ class Lpips(nn.Module):
     def forward(self, result: Tensor, target: Tensor) -> Tensor:
         """Mean over the batch."""
         return self.net(result, target).mean()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torchvision's warning that the options by which lpips calls it are old."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _load_vgg(slices: nn.Module, state: dict[str, Tensor]) -> None:

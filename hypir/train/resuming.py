@@ -8,7 +8,14 @@ from .schedule import Phase, Phases
 
 MAY_CHANGE = {"out", "workers", "keep", "checkpoint_every", "checkpoint_minutes", "log_every"}
 MAY_CHANGE |= {"validate", "validate_every", "validate_count", "probe_every", "base", "variant"}
-MAY_CHANGE |= {"stages", "export", "lpips_backbone", "discriminator_weights", "accept_changes"}
+MAY_CHANGE |= {
+    "stages",
+    "tflops",
+    "export",
+    "lpips_backbone",
+    "discriminator_weights",
+    "accept_changes",
+}
 MAY_CHANGE |= {"autoencoder_file", "prior_file", "encoder_file", "lora_file", "discriminator_file"}
 """Fields of a recipe that a resumed run may have otherwise: they change no number, or where
 something lies."""

@@ -107,9 +107,7 @@ def test_every_file_that_a_template_asks_for_is_offered_or_explained(file):
     notes = " ".join(n["widgets_values"][0] for n in graph["nodes"] if n["type"] == "MarkdownNote")
     for node in graph["nodes"]:
         for model in node["properties"].get("models", []):
-            # Load VAE shows the two halves of a small autoencoder as one
-            shown = model["name"] if model["directory"] != "vae_approx" else "taesd"
-            assert shown in node["widgets_values"]
+            assert model["name"] in node["widgets_values"]
             assert model["url"].startswith("https://huggingface.co/")
             assert model["url"].endswith(f"/{model['name']}")
             assert f"models/{model['directory']}" in notes

@@ -78,7 +78,7 @@ def test_the_nodes_give_what_the_averaged_model_of_training_gives(
     recipe = make_recipe(name, steps=2, posterior="mean")
     base = small_base(name, seed=1, width=320)
     stage = AdversarialStage(recipe, make_accelerator(recipe.engine, cpu=True), base)
-    run_stage(stage, recipe, stage._accelerator)
+    run_stage(stage, recipe, stage.accelerator)
     batch = Feed(recipe, torch.device("cpu")).next()
     want = (stage.result(batch).movedim(1, -1) + 1) / 2
 

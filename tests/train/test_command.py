@@ -89,17 +89,6 @@ def test_dry_run_prints_the_plan_and_makes_nothing(tmp_path, capsys):
     assert not out.exists()
 
 
-def test_dry_run_counts_the_parameters_that_training_has(make_recipe, accelerator):
-    from hypir.train.loop import trainable
-    from hypir.train.plan.describe import describe_plan
-    from hypir.train.run import MAKERS
-
-    recipe = make_recipe("flux", texture=False)
-    stage = MAKERS["adversarial"](recipe, accelerator)
-    trained = sum(p.numel() for p in trainable(stage.generator).values())
-    assert f"trained         {trained / 1e6:.2f} M" in describe_plan(recipe)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -167,8 +167,12 @@ Still too much invention? Lower *strength* in Load HYPIR LoRA to 0.8."""
 
 FOUR_FILES = TWO_FILES.replace("Two files", "Four files").replace(
     "\n\nPut the files",
-    "\n- `models/vae_approx`: `taesd_encoder.safetensors` and `taesd_decoder.safetensors`; Load "
-    "VAE offers both as `taesd`\n\nPut the files",
+    "\n- `models/vae_approx`: [taesd_encoder.safetensors]"
+    "(https://huggingface.co/madebyollin/taesd/resolve/main/taesd_encoder.safetensors) and "
+    "[taesd_decoder.safetensors]"
+    "(https://huggingface.co/madebyollin/taesd/resolve/main/taesd_decoder.safetensors); Load VAE "
+    "offers both as `taesd`, and ComfyUI's list of missing files does not know them"
+    "\n\nPut the files",
 )
 
 FAST = """The same restoration with a small decoder, TAESD. Decoding is most of the work, so the \

@@ -66,11 +66,6 @@ HYPIR_SD3 = Model("hypir_sd3.safetensors", "loras")
 HYPIR_FLUX = Model("hypir_flux.safetensors", "loras")
 HYPIR_Z_IMAGE = Model("hypir_z_image.safetensors", "loras")
 ENCODER = Model("hypir_encoder_sd2.safetensors", "vae")
-TAESD = tuple(
-    Model(name, "vae_approx", f"{HUB}/madebyollin/taesd/resolve/main/{name}")
-    for name in ("taesd_encoder.safetensors", "taesd_decoder.safetensors")
-)
-"""Load VAE offers them as one, `taesd`."""
 UPSCALER = Model(
     "RealESRGAN_x4plus.safetensors",
     "upscale_models",

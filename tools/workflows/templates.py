@@ -109,9 +109,7 @@ def fast(graph: Graph) -> None:
     r.load("Twice as fast", notes.FAST, notes.FOUR_FILES)
     large = r.enlarge(r.photo["IMAGE"])
     positive = r.prompt()
-    small = graph.add(
-        "VAELoader", title="The small decoder", models=list(parts.TAESD), vae_name="taesd"
-    )["VAE"]
+    small = graph.add("VAELoader", title="The small decoder", vae_name="taesd")["VAE"]
     graph.column()
     latent = r.encode(large)
     restored = r.step(positive, latent)

@@ -4,12 +4,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hypir.priors import Prior
+
+from .text_encoders import TextEncoder
 
 Told = Mapping[str, float]
 """A prior's conditions besides text and timestep, by name."""
@@ -71,6 +74,13 @@ class Architecture:
     position_table = False
     """Whether the network has a position table that can be shifted."""
 
+    full_config: Mapping[str, Any]
+    """Of the published network, what differs from the diffusers class's defaults."""
+    text_encoders: tuple[TextEncoder, ...]
+    """Of the published model."""
+    text_tokens: int
+    """Tokens of a caption for the network, padding included."""
+
     def recognise(self, network: nn.Module, scheduler: Mapping) -> Prior | None:
         """The prior of a network with its scheduler's config, if it belongs to the family."""
         return self.priors[0] if type(network).__name__ == self.network_class else None
@@ -116,16 +126,31 @@ class Architecture:
         """
         raise NotImplementedError
 
+    def full_network(self) -> nn.Module:
+        """The network of the published model, created by its diffusers class."""
+        import diffusers
+
+        return getattr(diffusers, self.network_class)(**self.full_config)
+
+    def full_vae(self) -> nn.Module:
+        """The autoencoder of the published model: that of all families here, by its channels."""
+        from diffusers import AutoencoderKL
+
+        return self._vae(AutoencoderKL, (128, 256, 512, 512), 2)
+
     def small_vae(self) -> nn.Module:
         """An AutoencoderKL with the priors' latent format and random weights, 1 M parameters."""
         from diffusers import AutoencoderKL
 
+        return self._vae(AutoencoderKL, (32, 32, 64, 64), 1)
+
+    def _vae(self, kind: Callable[..., nn.Module], widths: tuple, layers: int) -> nn.Module:
         prior = self.priors[0]
-        return AutoencoderKL(
-            block_out_channels=(32, 32, 64, 64),
+        return kind(
+            block_out_channels=widths,
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=1,
+            layers_per_block=layers,
             latent_channels=prior.latent_channels,
             scaling_factor=prior.latent_scale,
             shift_factor=prior.latent_shift or None,

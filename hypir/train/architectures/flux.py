@@ -1,5 +1,7 @@
 """FLUX.1: a transformer of joint and single blocks on packed latents."""
 
+from types import MappingProxyType
+
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +9,7 @@ from hypir.priors import FLUX
 
 from .architecture import Architecture, Condition, Told, evenly
 from .sd3 import StableDiffusion3
+from .text_encoders import CLIP_L, T5_XXL
 
 
 class Flux(Architecture):
@@ -14,6 +17,9 @@ class Flux(Architecture):
 
     priors = (FLUX,)
     network_class = "FluxTransformer2DModel"
+    full_config = MappingProxyType({"guidance_embeds": True})  # else the class's defaults
+    text_encoders = (CLIP_L, T5_XXL)
+    text_tokens = 512
     targets = (*StableDiffusion3.targets, "proj_mlp")
 
     def encode(self, pipeline, captions: list[str], device: torch.device) -> Condition:
@@ -24,7 +30,8 @@ class Flux(Architecture):
     def call(self, network: nn.Module, x: Tensor, t: Tensor, text: Condition, told: Told) -> Tensor:
         """Velocity; `told` contains the distilled guidance."""
         h, w = x.shape[-2:]
-        rows, columns = torch.meshgrid(torch.arange(h // 2), torch.arange(w // 2), indexing="ij")
+        steps = (torch.arange(side // 2, device=x.device) for side in (h, w))
+        rows, columns = torch.meshgrid(*steps, indexing="ij")
         places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)
         guidance = None
         if network.config.guidance_embeds:

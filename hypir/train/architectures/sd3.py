@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from hypir.priors import SD3
 
 from .architecture import Architecture, Condition, Told
+from .text_encoders import CLIP_G, CLIP_L_PROJECTED, T5_XXL
 from .tiny import tiny_network
 
 
@@ -19,6 +21,19 @@ class StableDiffusion3(Architecture):
     priors = (SD3,)
     network_class = "SD3Transformer2DModel"
     position_table = True
+    full_config = MappingProxyType(  # SD 3.5 large
+        {
+            "num_layers": 38,
+            "num_attention_heads": 38,
+            "caption_projection_dim": 38 * 64,
+            "joint_attention_dim": 4096,
+            "pooled_projection_dim": 2048,
+            "pos_embed_max_size": 192,
+            "qk_norm": "rms_norm",
+        }
+    )
+    text_encoders = (CLIP_L_PROJECTED, CLIP_G, T5_XXL)
+    text_tokens = 77 + 256
     targets = tuple(f"attn.{n}" for n in ("to_q", "to_k", "to_v", "to_out.0")) + (
         "attn.add_q_proj",
         "attn.add_k_proj",

@@ -1,6 +1,7 @@
 """Stable Diffusion 2.1: a UNet that predicts noise or velocity."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from hypir.priors import SD2, SD2_V, Prior
 from hypir.public_file import TARGETS
 
 from .architecture import Architecture, Condition, Told
+from .text_encoders import CLIP_H
 
 _PREDICTIONS = {"epsilon": EPS, "v_prediction": V}
 
@@ -22,6 +24,17 @@ class StableDiffusion(Architecture):
     part = "unet"
     targets = TARGETS
     quant_conv = True
+    full_config = MappingProxyType(
+        {
+            "sample_size": 64,
+            "block_out_channels": (320, 640, 1280, 1280),
+            "attention_head_dim": (5, 10, 20, 20),  # in diffusers these are the numbers of heads
+            "cross_attention_dim": 1024,
+            "use_linear_projection": True,
+        }
+    )
+    text_encoders = (CLIP_H,)
+    text_tokens = 77
     addition: str | None = None
     """diffusers' name of what the network adds to its timestep."""
 

@@ -1,11 +1,14 @@
 """Z-Image: a transformer of single blocks over images and captions of any length."""
 
+from types import MappingProxyType
+
 import torch
 from torch import Tensor, nn
 
 from hypir.priors import Z_IMAGE
 
 from .architecture import Architecture, Condition, Told, as_map, evenly
+from .text_encoders import QWEN3_4B
 
 
 class ZImage(Architecture):
@@ -13,6 +16,9 @@ class ZImage(Architecture):
 
     priors = (Z_IMAGE,)
     network_class = "ZImageTransformer2DModel"
+    full_config = MappingProxyType({})  # the class's defaults
+    text_encoders = (QWEN3_4B,)
+    text_tokens = 512
     targets = tuple(f"attention.{n}" for n in ("to_q", "to_k", "to_v", "to_out.0")) + (
         "feed_forward.w1",
         "feed_forward.w2",

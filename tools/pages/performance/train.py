@@ -283,6 +283,7 @@ def measured(
             rate = recipe.phases(name)[0].lr
             changes = {name: (Phase(steps, recipe.data.batch, rate),), "data": ("leaves:",)}
             changes |= {"warmup": 0, "log_every": 1, "gradient_checkpointing": checkpointing}
+            changes |= {"vae_checkpointing": checkpointing}
             log.info("%s, %s stage, checkpointing %s", title, name, checkpointing)
             given = recipe.changed(**changes)
             results[title, name, checkpointing] = (
