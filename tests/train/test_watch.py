@@ -43,7 +43,7 @@ def test_half_precision_on_a_cpu_without_it_is_warned_of(make_recipe, accelerato
 
 
 def test_trackers_that_cannot_be_used_are_refused_before_a_run(make_recipe, accelerator):
-    with pytest.raises(ValueError, match="trackers must be some of aim, .*wandb, got 'board'"):
+    with pytest.raises(ValueError, match=r"trackers must be some of aim, .*wandb, got 'board'"):
         train(make_recipe(trackers=("board",)), accelerator)
     with pytest.raises(ValueError, match="'clearml' is not installed; pip install clearml"):
         check_trackers(("tensorboard", "clearml"))
