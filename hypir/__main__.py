@@ -1,4 +1,4 @@
-"""Command line: inspect, convert, blend, plan, train, caption, evaluate, plot.
+"""Command line: inspect, convert, blend, plan, train, caption, evaluate, plot, archive.
 
 `python -m hypir COMMAND --help` explains each one. The training commands are imported only when
 they run, so that weights can be inspected without diffusers.
@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from .archive.command import add_archive
 from .blend import blend
 from .inspect import describe_file
 from .plan_command import add_options, run_plan
+from .train.command import read_photo
 from .weights import HypirWeights, read_weights, save_weights
 
 EXPERIMENTS_MOVED = (
@@ -57,9 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     plan = commands.add_parser("plan", help="tiles, computation and memory of a restoration")
     add_options(plan)
-    plan.set_defaults(run=lambda options: print(run_plan(options)))  # noqa: T201
+    plan.set_defaults(run=lambda options: print(run_plan(options, read_photo)))  # noqa: T201
 
     _add_training(commands)
+    add_archive(commands)
 
     options = parser.parse_args(arguments)
     try:

@@ -24,8 +24,9 @@ def read_tensors(
 
     Raises:
         FileNotFoundError: if there is no such file.
+        OSError: if the system cannot read it.
         ValueError: if the file is unsafe, damaged or contains anything but tensors.
-        OSError, MemoryError: naming the file, if the disk fails or memory runs out.
+        MemoryError: naming the file, if there is too little for it.
     """
     name = Path(path).name
     if not Path(path).is_file():
@@ -43,9 +44,11 @@ def read_tensors(
             "other programs, and if its source names another size, download it again"
         ) from error
     except Exception as error:  # on damaged bytes, torch's reader can raise anything
-        # its search for the end of an archive that was cut leaves the file: EINVAL
+        # EINVAL: it sought to a place that a damaged index names
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
-            raise type(error)(f"{name} cannot be read: {error}") from error
+            raise OSError(
+                f"{name} cannot be read: {error}; check the disk and your rights"
+            ) from error
         raise ValueError(
             f"{name} cannot be read as weights: it is incomplete or damaged "
             f"({Path(path).stat().st_size} bytes); download it again"

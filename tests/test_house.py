@@ -31,6 +31,9 @@ HOST |= {
 }
 TRAINING = {"accelerate", "diffusers", "lpips", "open_clip", "peft", "pyiqa", "tensorboard"}
 TRAINING |= {"timm", "torchmetrics", "transformers", "tyro"}
+ARCHIVE = {"av", "comfy_cli", "fsspec", "pyarrow", "ray", "requests", "websocket"}
+ROOMS = ("hypir/train/", "hypir/archive/")
+"""Parts of hypir with libraries of their own, which an install for ComfyUI does not have."""
 RUN_TIME = {"torch", "numpy", "safetensors", "PIL"}
 VIDEO = {"av"}
 """The host has it too, and reads videos with it."""
@@ -85,20 +88,39 @@ def test_the_method_knows_neither_the_host_nor_the_nodes(file):
 
 
 @pytest.mark.parametrize("file", under("hypir"), ids=name)
-def test_the_method_does_not_import_its_training(file):
-    if not name(file).startswith("hypir/train/"):
-        # the command line alone reaches its parser, which imports none of its libraries
-        allowed = {"hypir.train.command"} if name(file) == "hypir/__main__.py" else set()
-        assert {m for m in imports(file) if m.startswith("hypir.train")} <= allowed
+def test_the_method_imports_neither_its_training_nor_its_archive(file):
+    others = {m for m in imports(file) if m.startswith(("hypir.train", "hypir.archive"))}
+    if not name(file).startswith(ROOMS):
+        # the command line alone reaches their parsers, which import none of their libraries
+        parsers = {"hypir.train.command", "hypir.archive.command"}
+        assert others <= (parsers if name(file) == "hypir/__main__.py" else set())
+        assert not tops(file) & (TRAINING | ARCHIVE)
+    if name(file).startswith("hypir/archive/"):  # it reads photos as training does
+        assert {m for m in others if m.startswith("hypir.train")} <= {"hypir.train.pictures"}
         assert not tops(file) & TRAINING
+    if name(file).startswith("hypir/train/"):
+        assert not {m for m in others if m.startswith("hypir.archive")}
 
 
 @pytest.mark.parametrize("file", under("hypir") + under("nodes"), ids=name)
 def test_at_run_time_only_what_the_host_has_is_imported(file):
-    if not name(file).startswith("hypir/train/"):
+    if not name(file).startswith(ROOMS):
         known = RUN_TIME | HOST | {"comfy_api", "hypir", "nodes"} | set(sys.stdlib_module_names)
         known |= VIDEO if touches_the_host(file) else set()
         assert tops(file) <= known
+
+
+@pytest.mark.parametrize("file", under("hypir") + under("nodes"), ids=name)
+def test_picture_files_have_one_reader(file):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    opened = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr == "open"
+        if isinstance(node.value, ast.Name) and node.value.id == "Image"
+    ]
+    # the archive opens what the host has saved, and what a photo tells besides its colours
+    assert not opened or name(file) in ("hypir/train/pictures.py", "hypir/archive/photo.py")
 
 
 @pytest.mark.parametrize("file", under("nodes"), ids=name)
@@ -111,7 +133,7 @@ def test_nodes_reach_the_host_through_one_door(file):
 @pytest.mark.parametrize("file", [*under("nodes"), *under("hypir")], ids=name)
 def test_inside_the_pack_imports_are_relative(file):
     # the host loads the pack under its folder's path, where no absolute name leads to it
-    if not name(file).startswith("hypir/train/"):
+    if not name(file).startswith(ROOMS):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and not node.level:
                 assert node.module.split(".")[0] not in ("hypir", "nodes")
@@ -166,7 +188,8 @@ def test_the_command_line_is_free_of_the_libraries_of_training():
         "try:\n    main(['train', '--help'])\nexcept SystemExit:\n    print(*sys.modules)"
     )
     output = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True)
-    assert not {module.split(".")[0] for module in output.splitlines()[-1].split()} & TRAINING
+    loaded = {module.split(".")[0] for module in output.splitlines()[-1].split()}
+    assert not loaded & (TRAINING | ARCHIVE)
 
 
 def test_an_import_of_the_method_is_free_of_the_host_and_of_diffusers():

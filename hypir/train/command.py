@@ -5,6 +5,8 @@ import logging
 import os
 from pathlib import Path
 
+import numpy as np
+
 from .recipe import Blend, Recipe
 from .recipes import OLD_NAMES, RECIPES
 
@@ -41,6 +43,13 @@ def run_train(options: argparse.Namespace) -> None:
     from .watch import Watch
 
     train(asked.recipe, make_accelerator(asked.recipe.engine, asked.cpu), Watch)
+
+
+def read_photo(file: Path) -> np.ndarray:
+    """Colours (H, W, 3) float32 in [0, 1] of a picture file, as all commands read it."""
+    from .pictures import read_levels
+
+    return read_levels(file)
 
 
 def run_caption(options: argparse.Namespace) -> None:

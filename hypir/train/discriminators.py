@@ -26,7 +26,7 @@ from .heads import MapHead, VectorHead, load_heads
 from .models import Base, load_network
 from .precision import no_autocast
 from .transfer import send
-from .weightless import plans
+from .weightless import plans, reads_files
 
 log = logging.getLogger(__name__)
 
@@ -231,7 +231,7 @@ def load_backbone(asked: Adversary) -> nn.Module:
     import timm
 
     name, file = backbone_name(asked), asked.discriminator_weights
-    if file and not plans() and not Path(file).is_file():
+    if file and reads_files() and not Path(file).is_file():
         raise FileNotFoundError(f"there is no discriminator_weights at {file!r}; check the name")
     if not timm.is_model(name):
         raise ValueError(
@@ -239,10 +239,11 @@ def load_backbone(asked: Adversary) -> nn.Module:
             f"names them)"
         )
     overlay = {"file": file} if file else None
+    wanted = not plans() or (bool(file) and reads_files())
     try:
         with torch.device("meta") if plans() else nullcontext():
             return timm.create_model(
-                name, pretrained=not plans(), pretrained_cfg_overlay=overlay, **_any_size(name)
+                name, pretrained=wanted, pretrained_cfg_overlay=overlay, **_any_size(name)
             )
     except Exception as error:  # the hub, the network and the file each raise their own
         where = f"the file {file!r} does not hold its weights under timm's names" if file else ""

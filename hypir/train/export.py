@@ -123,4 +123,5 @@ def _kind(value) -> str:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().clone()
+    tensor = tensor.detach()
+    return tensor if tensor.is_meta else tensor.cpu().clone()

@@ -35,6 +35,13 @@ def add_lora(
     # Imported here, so that options can be read without the training libraries.
     from peft import LoraConfig, inject_adapter_in_model
 
+    names = [n for n, m in network.named_modules() if getattr(m, "weight", None) is not None]
+    for target in targets:
+        if not any(name == target or name.endswith("." + target) for name in names):
+            raise ValueError(
+                f"targets must be ends of names of the network's modules, but none ends in "
+                f"{target!r}; one of them is called {names[len(names) // 2]!r}"
+            )
     config = LoraConfig(
         r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets)
     )

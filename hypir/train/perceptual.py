@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .weightless import plans
+from .weightless import plans, reads_files
 
 
 class Lpips(nn.Module):
@@ -27,7 +27,7 @@ class Lpips(nn.Module):
         try:
             with torch.device("meta") if plans() else nullcontext(), _quiet():
                 self.net = LPIPS(net="vgg", pnet_rand=given, pretrained=not plans(), verbose=False)
-            if backbone and not plans():
+            if backbone and reads_files():
                 _load_vgg(self.net.net, torch.load(backbone, weights_only=True))
         except (OSError, RuntimeError) as error:
             raise ValueError(

@@ -27,7 +27,7 @@ from .deep_pictures import decode_deep, is_deep, is_tiff
 log = logging.getLogger(__name__)
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2"}
-SUFFIXES |= {".avif"}
+SUFFIXES |= {".avif", ".jpe", ".ppm", ".pgm", ".pnm", ".tga"}
 OTHER_SUFFIXES = {".heic", ".heif", ".jxl", ".psd", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef"}
 OTHER_SUFFIXES |= {".arw", ".raf", ".orf", ".rw2", ".svg", ".pdf"}
 """Pictures to people, but not to this reader: named when a folder holds some."""
@@ -74,6 +74,8 @@ def list_pictures(place: Path) -> list[Path]:
             suffix = file.suffix.lower()
             if suffix in SUFFIXES and file.is_file():
                 found.append(file)
+            elif suffix in SUFFIXES and file.is_symlink():
+                log.warning("the link %s leads nowhere; left out", file)
             others[suffix] += suffix in OTHER_SUFFIXES
     for suffix, count in sorted((+others).items()):
         log.warning("%s holds %d %s pictures, which cannot be read here", place, count, suffix)

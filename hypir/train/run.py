@@ -1,80 +1,24 @@
 """A whole run: the stages of a recipe in order, or its chain; each resumes where it stopped."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from hypir.priors import PRIORS
-
-from .adversarial_stage import AdversarialStage
-from .adversary import TIMM_MODELS
-from .architectures import ARCHITECTURES
-from .autoencoder_stage import AutoencoderStage
-from .chain import check_files, collect, run_blend, steps_of
+from .chain import collect, run_blend, steps_of
 from .checkpoints import Checkpoints
-from .data import Mixture
-from .diffusion_stage import DiffusionStage
-from .discriminators import load_backbone
-from .encoder_stage import EncoderStage
 from .engine import make_accelerator
-from .files import WRITES
 from .loop import Stage, Watcher, run_stage
-from .loss_list import losses_in
-from .recipe import LOSSES_OF, STAGES, Recipe, Step
+from .ready import check_ready
+from .recipe import STAGES, Recipe, Step
 from .resuming import differences, refuse
 from .run_folder import check_kept, keep_recipe, locked
-from .schedule import batches_per_step
+from .stages import MAKERS
 from .stopping import REQUESTS
 
 log = logging.getLogger(__name__)
-
-MAKERS: dict[str, Callable[..., Stage]] = {
-    "autoencoder": AutoencoderStage,
-    "diffusion": DiffusionStage,
-    "encoder": EncoderStage,
-    "adversarial": AdversarialStage,
-}
-
-
-def check_ready(recipe: Recipe, processes: int) -> None:
-    """Check everything that would stop a later stage, before the first one runs for days.
-
-    Raises:
-        ValueError, OSError: naming the field, the data or the weights that are missing.
-    """
-    if recipe.chain:
-        check_files(recipe)
-        for step, own, files in steps_of(recipe):
-            if isinstance(step, Step):
-                made = [WRITES[stage][0] for stage in files]
-                _check_step(own, own.files.given(made), processes)
-        return
-    _check_step(recipe, recipe.files.given(), processes)
-
-
-def _check_step(recipe: Recipe, files: Mapping[str, str], processes: int) -> None:
-    for stage in recipe.stages:
-        for phase in recipe.phases(stage):
-            batches_per_step(recipe.data.batch, phase, processes)
-        for group in LOSSES_OF.get(stage, ()):
-            for loss in losses_in(getattr(recipe, group)):
-                if loss.network is not None:
-                    loss.network(recipe.loss_options)
-                if "opponent" in loss.needs and recipe.adversary.discriminator in TIMM_MODELS:
-                    load_backbone(recipe.adversary)
-    Mixture(recipe.data, recipe.seed)
-    prior = recipe.model.prior
-    if recipe.conditions.random_positions and not ARCHITECTURES[prior].position_table:
-        raise ValueError(
-            f"random_positions shifts a position table, which {PRIORS[prior].title} does not have; "
-            "remove the option"
-        )
-    for field, path in files.items():
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"there is no {field} at {path!r}; check the name")
 
 
 def train(
@@ -96,7 +40,8 @@ def train(
     main = accelerator.is_main_process
     check_kept(recipe)  # before a lock leaves its file there
     with REQUESTS.of_signals(), locked(Path(recipe.out)) if main else nullcontext():
-        check_ready(recipe, accelerator.num_processes)
+        if main:
+            check_ready(recipe, accelerator.num_processes)
         _check_checkpoints(recipe)
         accelerator.wait_for_everyone()
         _run(recipe, accelerator, make_watch)

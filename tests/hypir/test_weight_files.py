@@ -186,8 +186,17 @@ def test_a_readers_own_trouble_is_not_called_damage(tmp_path):
     def load(path):
         raise PermissionError("the drive is locked")
 
-    with pytest.raises(PermissionError, match="the drive is locked"):
+    with pytest.raises(OSError, match=r"^w\.pth cannot be read: the drive is locked; check"):
         read_tensors(tmp_path / "w.pth", load)
+
+
+def test_a_download_that_ended_early_is_called_incomplete(tmp_path):
+    save_zip({f"layer.{n}.weight": torch.zeros(10) for n in range(300)}, tmp_path / "w.pth")
+    whole = (tmp_path / "w.pth").read_bytes()
+    for size in range(20, len(whole), len(whole) // 25):
+        (tmp_path / "w.pth").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"^w.pth cannot be read .* incomplete or damaged"):
+            read_tensors(tmp_path / "w.pth")
 
 
 def test_what_is_written_is_read(tmp_path):

@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np
 from PIL import Image
 
+from hypir.archive.photo import FORMATS, LONGEST_SIDE, WRITE, read
 from hypir.train.pictures import in_bytes, open_picture
 from tools.command_line import Parser, run
 from tools.host.get_host import get_host
@@ -27,16 +27,6 @@ from tools.host.server import Progress, Prompt, Server, running
 from tools.workflows.prompt import START, WORKFLOW, build_prompt, find, insert_encoder, set_input
 
 NOTICE = "This is the small model of the pack; for real weights, use --checkpoint and --lora."
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF"}
-FORMATS |= {".tiff": "TIFF", ".bmp": "BMP"}
-WRITE = {  # as close to lossless as is usual for the format
-    "PNG": {"compress_level": 4},
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"quality": 95, "method": 4},
-    "TIFF": {"compression": "tiff_adobe_deflate"},
-    "BMP": {},
-}
-LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383}  # limits of the formats
 SCALES = (0.01, 8.0)  # limits of the host's Upscale Image By
 BAR_CELLS = 24
 
@@ -163,16 +153,9 @@ def upload(server: Server, photo: Path) -> str:
 
     The file itself would not do: Load Image reads the colours of some files wrong.
     """
-    colors = open_picture(photo, in_srgb=False).colors
     with TemporaryDirectory() as folder:
         plain = Path(folder) / f"{photo.stem}.png"
-        if colors.dtype == np.uint8:
-            Image.fromarray(colors).save(plain, compress_level=1)
-        else:
-            import imagecodecs  # the host has read the photo
-
-            samples = (colors * 65535).round().astype(np.uint16)
-            plain.write_bytes(imagecodecs.png_encode(samples, level=1))
+        plain.write_bytes(read(photo.read_bytes(), str(photo))[0])
         return server.upload_image(plain)
 
 

@@ -40,13 +40,15 @@ def describe_plan(recipe: Recipe, world: int | None = None) -> str:
         *_assumed(recipe),
     ]
     lines += [] if recipe.chain else _picture_lines(recipe)
+    # Steps of one stage cost about the same, and a small model little: the last is counted for all.
+    counted = {s.stage: own for s, own, _ in steps_of(recipe) if not isinstance(s, Blend)}
     for step, own, files in steps_of(recipe):
         if isinstance(step, Blend):
             lines += ["", f"step {step.name}", f"  weights         {_blended(step)}"]
             continue
         lines += ["", f"step {step.name}", *_picture_lines(own)]
         lines += [f"from              {file}" for file in files.values()]
-        lines += _stage_lines(own, step.stage, len(mixture), worlds)
+        lines += _stage_lines(own, step.stage, len(mixture), worlds, counted[step.stage])
     for stage in () if recipe.chain else STAGES:
         if stage in recipe.stages:
             lines += ["", *_stage_lines(recipe, stage, len(mixture), worlds)]
@@ -72,7 +74,13 @@ def _blended(step: Blend) -> str:
     return f"{1 - step.share:g} of {step.first}, {step.share:g} of {step.second}"
 
 
-def _stage_lines(recipe: Recipe, stage: str, pictures: int, worlds: tuple[int, ...]) -> list[str]:
+def _stage_lines(
+    recipe: Recipe,
+    stage: str,
+    pictures: int,
+    worlds: tuple[int, ...],
+    counted: Recipe | None = None,
+) -> list[str]:
     lines = [f"stage {stage}"]
     for phase in recipe.phases(stage):
         counts = []
@@ -90,7 +98,7 @@ def _stage_lines(recipe: Recipe, stage: str, pictures: int, worlds: tuple[int, .
             f"  phase           {phase.steps} steps of {phase.images} pictures at {phase.lr:g} "
             f"({', '.join(counts)}{epochs})"
         )
-    cost = measure(recipe, stage)
+    cost = measure(counted or recipe, stage)
     count, total = recipe.data.batch, sum(p.steps * p.images for p in recipe.phases(stage))
     work = cost.flops / count
     hours = total * work / (recipe.engine.tflops * 1e12) / 3600

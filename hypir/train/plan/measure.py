@@ -19,8 +19,9 @@ from hypir.train.files import Files
 from hypir.train.log import Log
 from hypir.train.recipe import Recipe
 from hypir.train.schedule import Phase, Schedule
+from hypir.train.stages import MAKERS
 from hypir.train.update import Place
-from hypir.train.weightless import without_weights
+from hypir.train.weightless import with_files, without_weights
 
 from .engine import META, MetaEngine, MetaKernels
 from .live_bytes import LiveBytes
@@ -86,8 +87,6 @@ def measure(recipe: Recipe, name: str) -> Cost:
 
 @cache
 def _measured(recipe: Recipe, name: str) -> Cost:
-    from hypir.train.run import MAKERS
-
     batch = recipe.data.batch
     given = recipe.changed(optimizer="adamw")
     engine = MetaEngine(given.engine.precision)
@@ -95,8 +94,7 @@ def _measured(recipe: Recipe, name: str) -> Cost:
         stage = MAKERS[name](given, engine)
         parts = _tensors(stage)
         weights = sum(tensor.untyped_storage().nbytes() for tensor in parts)
-        averages = sum(tensor.nbytes for tensor in stage.ema.shadow.values())
-        trained = {k: sum(p.numel() for p in _trained(m)) for k, m in stage.modules.items()}
+        trained = _counted(stage)
         wrapped = [p for module in stage.modules.values() for p in module.parameters()]
         backbone = getattr(stage.modules.get("discriminator"), "backbone", nn.Module())
         divided = sum(p.nbytes for p in wrapped) - sum(p.nbytes for p in backbone.parameters())
@@ -115,9 +113,8 @@ def _measured(recipe: Recipe, name: str) -> Cost:
         stage.backward(shown, Place(1, 1, 2))
         activations = tracked.peak - before
     count = sum(trained.values())
-    # gradients, the optimizer's state; averages of what is exported
-    state = count * (4 + SIZES[recipe.optimizer.optimizer]) + averages
-    checkpoint = count * (4 + SIZES[recipe.optimizer.optimizer]) + averages
+    # gradients have the size of what is trained, which a checkpoint holds instead
+    state = checkpoint_bytes(trained, recipe)
     return Cost(
         trained=trained,
         divided=divided,
@@ -125,9 +122,29 @@ def _measured(recipe: Recipe, name: str) -> Cost:
         weights=weights,
         state=state,
         activations=activations,
-        checkpoint=checkpoint,
+        checkpoint=state,
         flops=tracked.flops,
     )
+
+
+def built(recipe: Recipe, name: str) -> dict[str, int]:
+    """Parameters of the trained modules of a stage, built on the meta device from given files.
+
+    Raises:
+        ValueError, OSError: as in training, if settings or files do not fit.
+    """
+    with with_files(), MetaKernels():
+        return _counted(MAKERS[name](recipe, MetaEngine(recipe.engine.precision)))
+
+
+def checkpoint_bytes(trained: dict[str, int], recipe: Recipe) -> int:
+    """Size of a checkpoint: weights and optimizers in float32, averages of the first module."""
+    each = 4 + SIZES[recipe.optimizer.optimizer]
+    return sum(trained.values()) * each + 4 * next(iter(trained.values()))
+
+
+def _counted(stage) -> dict[str, int]:
+    return {k: sum(p.numel() for p in _trained(m)) for k, m in stage.modules.items()}
 
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:
