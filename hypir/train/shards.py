@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from .pictures import SUFFIXES, read_picture
 from .tables import CAPTION_COLUMNS
-from .texts import as_caption, decode_text
+from .texts import as_caption, decode_text, readable
 
 log = logging.getLogger(__name__)
 
@@ -81,19 +81,27 @@ class ShardSource:
 
     def read(self, index: int) -> tuple[np.ndarray, str]:
         """Picture and caption, read from their places in the shard."""
-        shard, place, text = self._entries[index]
+        shard, place, _ = self._entries[index]
         with open(self._shards[shard], "rb") as file:
             file.seek(place.start)
             picture = read_picture(file.read(place.size), self.label(index))
-            if text is None:
-                return picture, ""
-            file.seek(text.start)
-            content = file.read(text.size)
-        name = f"{self._shards[shard]}:{text.member}"
+        return picture, self._caption(self._entries[index])
+
+    def captions(self) -> Iterator[str]:
+        """Texts of the shards."""
+        return readable(self._caption, self._entries)
+
+    def _caption(self, entry: Entry) -> str:
+        if entry.text is None:
+            return ""
+        with open(self._shards[entry.shard], "rb") as file:
+            file.seek(entry.text.start)
+            content = file.read(entry.text.size)
+        name = f"{self._shards[entry.shard]}:{entry.text.member}"
         caption = decode_text(content, name)
-        if text.member.lower().endswith(".json"):
+        if entry.text.member.lower().endswith(".json"):
             caption = _caption_in_json(caption, name)
-        return picture, caption.strip()
+        return caption.strip()
 
 
 def is_compressed(file: Path) -> bool:

@@ -277,3 +277,50 @@ def test_a_process_ends_although_its_feed_was_never_closed():
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+
+
+def test_shares_are_exact_in_the_long_run(make_recipe, folder):
+    # the paper's mixture: 20 million images to 70 thousand faces, 3.49 in a thousand
+    sources = (f"{folder}:20000000", "leaves::70000")
+    mixture = _mixture(make_recipe(data=sources))
+    for count in (10**6, 10**7):
+        assert mixture.taken(count)[1] == pytest.approx(count * 70 / 20070, abs=1)
+    taken = [mixture.taken(1000 * n) for n in range(400)]
+    assert all(sum(part) == 1000 * n for n, part in enumerate(taken))
+    for source in zip(*taken, strict=True):
+        assert list(source) == sorted(source)
+    places = [mixture._place(n) for n in range(3000)]
+    assert len(set(places)) == 3000  # no picture is counted twice
+    assert sum(source for source, _ in places) == mixture.taken(3000)[1]
+
+
+SPAWNED = """
+import multiprocessing
+import sys
+
+import torch
+
+sys.path.insert(0, {root!r})
+from hypir.train.feed import Feed
+from hypir.train.small_recipe import once
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    batches = []
+    for workers in (0, 1):
+        recipe = once(crop=32, batch=2, pool=4, workers=workers, data=({folder!r}, "leaves:"))
+        feed = Feed(recipe, torch.device("cpu"))
+        batches.append([feed.next() for _ in range(2)])
+        feed.close()
+    for one, other in zip(*batches, strict=True):
+        assert one.numbers == other.numbers
+        assert torch.equal(one.degraded, other.degraded)
+    print("same")
+"""
+
+
+def test_processes_that_are_not_forked_give_the_same_pictures(folder, tmp_path):
+    script = tmp_path / "spawned.py"
+    script.write_text(SPAWNED.format(root=str(ROOT), folder=str(folder)))
+    told = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert told.stdout.strip() == "same", told.stderr
