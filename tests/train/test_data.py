@@ -77,7 +77,8 @@ def test_a_scan_of_16_bits_keeps_its_tones_in_every_kind_of_source(tmp_path):
     with tarfile.open(tmp_path / "shard.tar", "w") as shard:
         shard.add(photos / "scan.png", "scan.png")
     for name in ("photos", "photos/scan.png", "table.csv", "shard.tar"):
-        picture, _ = open_source(str(tmp_path / name), 32, 0).read(0)
+        source, _ = open_source(str(tmp_path / name), 32, 0)
+        picture, _ = source.read(0)
         assert picture.dtype == np.uint8 and picture.shape == (48, 64, 3)
         assert abs(picture[..., 0] - ramp / 257).max() < 1, name
 
