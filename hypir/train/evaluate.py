@@ -1,8 +1,8 @@
 """The paper's table for any folder of pictures: per picture, and as means with their intervals.
 
 With a reference: PSNR, SSIM, LPIPS and texture error. Without: NIQE, MUSIQ, MANIQA and CLIPIQA by
-pyiqa, where it is installed and its weights are at hand. Any other metric of pyiqa or torchmetrics by
-its name. What is not measured is named and counted, never just left out.
+pyiqa, where it is installed and its weights are at hand. Any other metric of pyiqa or torchmetrics
+by its name. What is not measured is named and counted, never just left out.
 """
 
 import csv
@@ -35,8 +35,8 @@ def evaluate(
 
     Pictures are compared at the depth of their files. One that cannot be read, whose reference
     cannot, or whose reference has another size is left out and named among what could not be
-    measured. A value that is not finite (the PSNR of two equal pictures) is left out of its mean and
-    counted; so is one that a metric refuses to give (SSIM of a picture below its window).
+    measured. A value that is not finite (the PSNR of two equal pictures) is left out of its mean
+    and counted; so is one that a metric refuses to give (SSIM of a picture below its window).
 
     Args:
         results: folder of restored pictures, or a single one.

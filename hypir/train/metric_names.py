@@ -1,7 +1,7 @@
 """Every image metric that can be asked for by name: our own, pyiqa's and torchmetrics'.
 
-A name may say whose it is, as in `pyiqa:niqe` or `torchmetrics:total_variation`. Without that our own
-come first, then pyiqa's, then torchmetrics'.
+A name may say whose it is, as in `pyiqa:niqe` or `torchmetrics:total_variation`. Without that our
+own come first, then pyiqa's, then torchmetrics'.
 """
 
 import inspect
@@ -121,7 +121,7 @@ def _takes(function: Callable) -> bool | None:
     required = [p.name for p in parameters if p.default is p.empty and p.name != "data_range"]
     if required in (["preds", "target"], ["img1", "img2"]):
         return True
-    return False if required == ["img"] and function.__name__ == "total_variation" else None
+    return False if required == ["img"] and function.__name__ != "image_gradients" else None
 
 
 def _of_torchmetrics(name: str) -> Metric | None:
