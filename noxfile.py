@@ -123,6 +123,12 @@ def experiments(session: nox.Session) -> None:
 
 
 @command
+def campaign(session: nox.Session) -> None:
+    """Try the pack hard, write docs/reliability.md: nox -s campaign [-- files --long]."""
+    python(session, "-m", "tests.campaign", *session.posargs)
+
+
+@command
 def update(session: nox.Session) -> None:
     """Rewrite the recorded snapshots with the current results."""
     python(session, "-m", "pytest", "-k", "snapshot", "--update", *session.posargs)
