@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, MemoryError) as error:
         print(f"hypir: {error}", file=sys.stderr)  # noqa: T201 - a command talks to its user
         return 1
     except KeyboardInterrupt as error:

@@ -68,10 +68,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from .evaluate import evaluate
 
     means, missing = evaluate(
-        options.results, options.reference, options.csv, options.lpips_backbone
+        options.results, options.reference, options.csv, options.lpips_backbone, options.metric
     )
-    for name, value in means.items():
-        print(f"{name:14} {value:.4f}")  # noqa: T201
+    for name, mean in means.items():
+        print(f"{name:14} {mean}")  # noqa: T201
     for line in missing:
         print(f"not measured   {line}")  # noqa: T201
 
@@ -98,6 +98,14 @@ def add_others(commands) -> None:
     evaluate.add_argument("--reference", type=Path, help="folder of the clean images")
     evaluate.add_argument("--csv", type=Path, help="write the values of every image here")
     evaluate.add_argument("--lpips-backbone", default="", help="state dict of torchvision's vgg16")
+    evaluate.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a metric of pyiqa or torchmetrics, for example topiq_nr or "
+        "torchmetrics:total_variation; may be repeated (default: the usual ones)",
+    )
     evaluate.set_defaults(run=run_evaluate)
 
     plot = commands.add_parser("plot", help="draw the curves of a training run")
