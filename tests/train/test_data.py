@@ -68,6 +68,21 @@ def test_captions_lie_beside_the_pictures_and_are_dropped_by_chance(make_recipe,
     assert 70 < empty < 130  # four standard deviations of Binomial(200, 1/2) are 28
 
 
+def test_a_scan_of_16_bits_keeps_its_tones_in_every_kind_of_source(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    ramp = np.tile(np.linspace(0, 65535, 64), (48, 1)).round().astype(np.uint16)
+    Image.fromarray(ramp).save(photos / "scan.png")
+    (tmp_path / "table.csv").write_text("image\nphotos/scan.png\n")
+    with tarfile.open(tmp_path / "shard.tar", "w") as shard:
+        shard.add(photos / "scan.png", "scan.png")
+    for name in ("photos", "photos/scan.png", "table.csv", "shard.tar"):
+        source, _ = open_source(str(tmp_path / name), 32, 0)
+        picture, _ = source.read(0)
+        assert picture.dtype == np.uint8 and picture.shape == (48, 64, 3)
+        assert abs(picture[..., 0] - ramp / 257).max() < 1, name
+
+
 def test_weights_give_each_source_its_share_exactly(make_recipe, folder, tmp_path):
     save_picture(tmp_path / "faces" / "one.png", 200)
     data = (f"{folder}:3", f"{tmp_path / 'faces'}:1")
