@@ -130,13 +130,13 @@ def application(rating: Rating, token: str = "", local: bool = True) -> web.Appl
     """
 
     @web.middleware
-    async def guard(request: web.Request, handle):
+    async def guard(request: web.Request, handler):
         if local and request.host.rpartition(":")[0] not in LOCAL_NAMES:
             raise web.HTTPForbidden(text="this page answers on this machine alone")
         given = request.query.get("token") or request.cookies.get(COOKIE, "")
         if token and not hmac.compare_digest(given.encode(), token.encode()):
             raise web.HTTPForbidden(text="the address must end in ?token=... as `rate` printed it")
-        answer = await handle(request)
+        answer = await handler(request)
         answer.headers["Cache-Control"] = "no-store"
         answer.headers["Content-Security-Policy"] = "default-src 'self' 'unsafe-inline' blob: data:"
         if token and request.query.get("token"):
