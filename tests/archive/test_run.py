@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import subprocess
 import sys
@@ -11,12 +10,8 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
-
-from tests.archive.processes import PATIENCE, files, start
-from tools.host.server import wait_until
 
 pytestmark = pytest.mark.http
 
@@ -41,6 +36,14 @@ def states(target: Path) -> dict[str, tuple[str, str]]:
 def pixels(file: Path) -> np.ndarray:
     with Image.open(file) as picture:
         return np.asarray(picture.convert("RGB"))
+
+
+def files(folder: Path) -> set[str]:
+    return {
+        str(file.relative_to(folder))
+        for file in folder.rglob("*")
+        if file.is_file() and ".hypir" not in file.parts
+    }
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +78,6 @@ def target(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(worst, target) -> subprocess.CompletedProcess[str]:
-    """A run that loses its host, and then ends; and one that goes on."""
-    interrupted, dice = start(worst, target, "--scale", SCALE), random.Random(1)
-    interrupted.kill("host", 0.1, dice)
-    wait_until(lambda: len(files(target)) > 3, PATIENCE, "the run does not go on")
-    hosts = interrupted.find("host")
-    interrupted.kill("driver", 0.3, dice)
-    interrupted.process.communicate()
-    psutil.wait_procs(hosts, PATIENCE)
-    assert not any(host.is_running() for host in hosts)
-    assert 0 < len(files(target)) < len(files(worst)) - len(BAD)
     return archive(worst, target, "--scale", SCALE)
 
 
