@@ -8,6 +8,7 @@ owner is lost; on Linux the program then ends with the guard.
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ def main() -> int:
     program = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, preexec_fn=bound)
 
     def end_with_the_owner() -> None:
-        sys.stdin.buffer.read()
+        os.read(0, 1)  # sys.stdin would be locked while this program ends
         program.terminate()
         try:
             program.wait(PATIENCE_SECONDS)
