@@ -1,5 +1,6 @@
 """Weight files on disk: safe reading, clear errors for damaged files, atomic writing."""
 
+import errno
 import os
 import pickle
 from collections.abc import Callable, Mapping
@@ -23,7 +24,9 @@ def read_tensors(
 
     Raises:
         FileNotFoundError: if there is no such file.
+        OSError: if the system cannot read it.
         ValueError: if the file is unsafe, damaged or contains anything but tensors.
+        MemoryError: naming the file, if there is too little for it.
     """
     name = Path(path).name
     if not Path(path).is_file():
@@ -35,9 +38,17 @@ def read_tensors(
             f"{name} must contain plain tensors, but it tries to run Python code or is not a "
             "weight file; nothing was run: download the file again from its source"
         ) from error
-    except (OSError, MemoryError):
-        raise
+    except MemoryError as error:
+        raise MemoryError(
+            f"{name} ({Path(path).stat().st_size} bytes) asks for more memory than is free; close "
+            "other programs, and if its source names another size, download it again"
+        ) from error
     except Exception as error:  # on damaged bytes, torch's reader can raise anything
+        # EINVAL: it sought to a place that a damaged index names
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise OSError(
+                f"{name} cannot be read: {error}; check the disk and your rights"
+            ) from error
         raise ValueError(
             f"{name} cannot be read as weights: it is incomplete or damaged "
             f"({Path(path).stat().st_size} bytes); download it again"

@@ -1,5 +1,6 @@
 """Files on disk: nothing in a pickle runs, damage has a sentence, a failed write leaves nothing."""
 
+import errno
 import os
 import pickle
 import random
@@ -77,6 +78,33 @@ def test_a_file_cut_short_anywhere_is_refused(name, save, tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=f"^{name} (cannot be read .*incomplete|must contain)"):
             read_tensors(path)
+
+
+def test_an_archive_whose_download_stopped_is_refused(tmp_path):
+    # once "[Errno 22] Invalid argument" and no name, wherever it stopped behind the first 4 KB
+    path = tmp_path / "w.pth"
+    torch.save({f"blocks.{n}.weight": torch.randn(30, 40) for n in range(4)}, path)
+    whole = path.read_bytes()
+    for length in range(100, len(whole), 997):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=rf"^w.pth cannot be read .*\({length} bytes\)"):
+            read_tensors(path)
+
+
+def test_a_disk_that_fails_and_memory_that_runs_out_name_the_file(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(some_tensors(), path)
+
+    def failing(error):
+        def load(path):
+            raise error
+
+        return load
+
+    with pytest.raises(OSError, match=r"^w\.pth cannot be read: .*Input/output error"):
+        read_tensors(path, failing(OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(MemoryError, match=r"^w\.pth \(\d+ bytes\) asks for more memory"):
+        read_tensors(path, failing(MemoryError()))
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -158,8 +186,17 @@ def test_a_readers_own_trouble_is_not_called_damage(tmp_path):
     def load(path):
         raise PermissionError("the drive is locked")
 
-    with pytest.raises(PermissionError, match="the drive is locked"):
+    with pytest.raises(OSError, match=r"^w\.pth cannot be read: the drive is locked; check"):
         read_tensors(tmp_path / "w.pth", load)
+
+
+def test_a_download_that_ended_early_is_called_incomplete(tmp_path):
+    save_zip({f"layer.{n}.weight": torch.zeros(10) for n in range(300)}, tmp_path / "w.pth")
+    whole = (tmp_path / "w.pth").read_bytes()
+    for size in range(20, len(whole), len(whole) // 25):
+        (tmp_path / "w.pth").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"^w.pth cannot be read .* incomplete or damaged"):
+            read_tensors(tmp_path / "w.pth")
 
 
 def test_what_is_written_is_read(tmp_path):

@@ -27,6 +27,7 @@ from hypir.archive.server import (
 )
 from hypir.archive.start import link, started
 from tools import ROOT
+from tools.host.get_frontend import get_frontend
 
 __all__ = [
     "PACK",
@@ -82,4 +83,6 @@ def running(
         command = [sys.executable, str(host / "main.py"), "--base-directory", str(base)]
         command += ["--disable-api-nodes", "--disable-all-custom-nodes"]
         command += ["--whitelist-custom-nodes", PACK, *arguments]
+        page = get_frontend()
+        command += [] if page is None else ["--front-end-root", str(page)]
         yield stack.enter_context(started(command, base, host, echo=echo))

@@ -12,11 +12,13 @@ NAME = "HYPIR Restore Image"
 FILE = ROOT / "subgraphs" / f"{NAME}.json"
 DESCRIPTION = (
     "Restores a photo in one step: enlarges and encodes it, adds noise if you want, restores, "
-    "decodes and corrects the colours. Connect the model from Load HYPIR LoRA."
+    "decodes and corrects the colours. The second output is the enlarged photo. Connect the model "
+    "from Load HYPIR LoRA."
 )
 OUTSIDE = 100  # id of the node on the canvas, beyond those inside
 ENTRY, EXIT = -10, -20  # the page's own ids of a subgraph's two ends
-BOX_PX = {"inputs": [-220, 100, 140, 280], "outputs": [1580, 100, 120, 60]}
+EXIT_IDS = {"IMAGE": "result", "enlarged": "enlarged"}
+BOX_PX = {"inputs": [-220, 100, 140, 280], "outputs": [1580, 100, 120, 80]}
 
 # what the node shows -> kind, and the widget inside that it stands for
 SOCKETS = {"image": "IMAGE", "model": "MODEL", "clip": "CLIP", "vae": "VAE"}
@@ -35,8 +37,8 @@ def identity(what: str) -> str:
     return str(uuid.uuid5(NAMESPACE, f"{NAME} {what}"))
 
 
-def inside(schemas: Schemas) -> tuple[Graph, dict[str, Any], Output]:
-    """The modular graph, its entry and its result."""
+def inside(schemas: Schemas) -> tuple[Graph, dict[str, Any], dict[str, Output]]:
+    """The modular graph, its entry and its results by name."""
     kinds = SOCKETS | {name: kind for name, (kind, _, _) in WIDGETS.items()}
     entry = {
         "id": ENTRY,
@@ -77,18 +79,20 @@ def inside(schemas: Schemas) -> tuple[Graph, dict[str, Any], Output]:
     result = graph.add(
         "ComfySwitchNode", on_false=image, on_true=matched, switch=take["match texture"]
     )["output"]
-    return graph, entry, result
+    return graph, entry, {"IMAGE": result, "enlarged": large}
 
 
 def build(schemas: Schemas) -> str:
     """The blueprint as the text of its file."""
-    graph, entry, image = inside(schemas)
+    graph, entry, results = inside(schemas)
     set_start(graph, "ImageScaleBy", 1, 4.0)
     set_start(graph, "HYPIRInjectNoise", 0, 0.0)
-    last = len(graph.links) + 1
-    source = image.node.data
-    source["outputs"][image.slot]["links"].append(last)
-    graph.links.append([last, source["id"], image.slot, EXIT, 0, "IMAGE"])
+    exits = {}
+    for slot, (name, output) in enumerate(results.items()):
+        last = exits[name] = len(graph.links) + 1
+        source = output.node.data
+        source["outputs"][output.slot]["links"].append(last)
+        graph.links.append([last, source["id"], output.slot, EXIT, slot, output.kind])
     names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
     promoted = [[str(only(graph, kind)["id"]), name] for _, kind, name in WIDGETS.values()]
     definition = {
@@ -111,8 +115,9 @@ def build(schemas: Schemas) -> str:
             for i, slot in enumerate(entry["outputs"])
         ],
         "outputs": [
-            {"id": identity("result"), "name": "IMAGE", "type": "IMAGE", "linkIds": [last]}
-            | {"pos": [1600, 120]}
+            {"id": identity(EXIT_IDS[name]), "name": name, "type": "IMAGE", "linkIds": [link]}
+            | {"pos": [1600, 120 + 20 * i]}
+            for i, (name, link) in enumerate(exits.items())
         ],
         "widgets": [],
         "nodes": graph.nodes,
@@ -136,7 +141,7 @@ def build(schemas: Schemas) -> str:
         "order": 0,
         "mode": 0,
         "inputs": slots,
-        "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": []}],
+        "outputs": [{"name": name, "type": "IMAGE", "links": []} for name in exits],
         "title": NAME,
         "properties": {"proxyWidgets": promoted},
         "widgets_values": [],
@@ -162,4 +167,6 @@ def only(graph: Graph, kind: str) -> dict[str, Any]:
 
 def set_start(graph: Graph, kind: str, widget: int, value: Any) -> None:
     """The value that a promoted widget starts with; it stands in the node inside."""
-    only(graph, kind)["widgets_values"][widget] = value
+    node = only(graph, kind)
+    node["widgets_values"][widget] = value
+    node["widgets_values_named"][list(node["widgets_values_named"])[widget]] = value

@@ -17,6 +17,8 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from hypir.inspect import PUBLIC_FILES
+
 COLUMN_PX, GAP_PX, TOP_PX = 60, 60, 100
 NODE_PX, NOTE_PX, PICTURE_PX = 320, 400, 420
 SLOT_PX, WIDGET_PX, TITLE_PX, TEXT_PX = 22, 26, 40, 90
@@ -45,6 +47,16 @@ class Model:
     directory: str
     url: str = ""
     """Empty where there is no public file."""
+
+    @property
+    def sha256(self) -> str:
+        """Its digest, empty where no public list has it."""
+        return next((d for d, (name, _) in PUBLIC_FILES.items() if name == self.name), "")
+
+    def as_dict(self) -> dict[str, str]:
+        """As the page saves it: it offers the file, and newer hosts check the digest."""
+        entry = {"name": self.name, "url": self.url, "directory": self.directory}
+        return entry | ({"hash": self.sha256, "hash_type": "SHA256"} if self.sha256 else {})
 
     @property
     def path(self) -> str:
@@ -109,18 +121,19 @@ def flat_inputs(schema: dict[str, Any], values: dict[str, Any], prefix: str = ""
                 yield from flat_inputs(more, values, f"{name}.")
 
 
-def widget_values(schema: dict[str, Any], values: dict[str, Any]) -> list[Any]:
-    """What the page writes as widgets_values: each widget, and the ones it adds by itself."""
-    found: list[Any] = []
+def widget_values(schema: dict[str, Any], values: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What the page saves: name and value of each widget, and of the ones it adds by itself."""
+    found: list[tuple[str, Any]] = []
     for name, kind, options, widget in flat_inputs(schema, values):
         if not widget:
             continue
         value = values.get(name, default_of(kind, options))
-        found.append(default_of(kind, options) if isinstance(value, Output) else value)
+        value = default_of(kind, options) if isinstance(value, Output) else value
+        found.append((name, value))
         if options.get("control_after_generate"):
-            found.append("fixed")
+            found.append(("control_after_generate", "fixed"))
         if options.get("image_upload") or options.get("video_upload"):
-            found.append("image")
+            found.append(("upload", "image"))
     return found
 
 
@@ -151,7 +164,9 @@ class Graph:
     def note(self, text: str) -> None:
         """A note on the canvas, in Markdown."""
         lines = sum(1 + len(line) // NOTE_LETTERS for line in text.splitlines())
-        self._append("MarkdownNote", self._place(NOTE_PX, 60 + LINE_PX * lines), [], [], [text])
+        self._append(
+            "MarkdownNote", self._place(NOTE_PX, 60 + LINE_PX * lines), [], [], [("text", text)]
+        )
         self.nodes[-1] |= {"color": "#432", "bgcolor": "#653"}
 
     def add(
@@ -191,9 +206,7 @@ class Graph:
         self._append(kind, place, slots, outputs, widgets, title)
         properties = self.nodes[-1]["properties"]
         if models:
-            properties["models"] = [
-                {"name": m.name, "url": m.url, "directory": m.directory} for m in models if m.url
-            ]
+            properties["models"] = [m.as_dict() for m in models if m.url]
         if bypass:
             self.nodes[-1]["mode"] = BYPASSED
         return Node(self.nodes[-1], outputs)
@@ -204,7 +217,11 @@ class Graph:
         node |= place | {"flags": {}, "order": len(self.nodes), "mode": 0, "inputs": inputs}
         node["outputs"] = [{"name": n, "type": t, "links": []} for n, t in outputs]
         node["properties"] = {} if kind == "MarkdownNote" else {"Node name for S&R": kind}
-        node["widgets_values"] = widgets
+        node["widgets_values"] = [value for _, value in widgets]
+        if (
+            widgets and kind != "MarkdownNote"
+        ):  # pages from 1.49 on read them by name, so that an added widget moves none
+            node["widgets_values_named"] = dict(widgets)
         self.nodes.append(node)
 
     def _link(self, output: Output, target: int, slot: int) -> int:

@@ -133,17 +133,71 @@ OLD_COLOUR = """## Colour last
 would restore the fading too."""
 
 VIDEO = """1. **Load Video**: your video; the name shown is only an example.
-2. **This slice**: start and duration in seconds. The frames of one slice must fit in memory.
-3. Run, increase the start by the duration, and run again. Each slice is saved as a separate file, \
-with its sound.
+2. **HYPIR Restore Video**: scale 2 doubles width and height.
+3. Run. The whole video is restored, a few frames at a time; sound and timing stay.
 
-HYPIR restores each frame independently, so fine texture may flicker. No noise and an empty or \
-fixed prompt reduce the flicker."""
+Try a part first: put ComfyUI's Trim Video (in older versions Video Slice) behind Load Video. If \
+you press Cancel, the finished part is saved in `output/video`."""
 
-FRAMES = """## Memory
+FRAMES = """## What it cannot do
 
-Each batch of images in the graph takes frames x height x width x 12 bytes: 1.2 GB for 48 frames \
-of 1920x1080 px. The restoration itself needs memory only for the tiles of one call."""
+Each frame is restored by itself. Still parts stay still, but where the picture moves, invented \
+texture flickers. Noise 0 and a lower strength in Load HYPIR LoRA reduce it.
+
+Memory: `frames` images of the result's size at a time, whatever the length."""
+
+FEATHER = """## Grow and feather
+
+The painted mask is grown by 16 px, so that its edge lies outside the damage, and blurred, so that \
+no edge is seen. Set *expand* to 0 to restore exactly what you painted."""
+
+FAITHFUL = """For letters, faces and documents, where shapes must stay as they are.
+
+1. **Load Image**: your photo.
+2. **Upscale Image By**: how much larger the result will be.
+3. Run. **fidelity** in HYPIR Decode says how much of the photo's own detail is kept."""
+
+FIDELITY = """## fidelity
+
+0 is the restored picture. At 1, wherever the photo has as much detail as the result, the photo's \
+own is used; where it is blurred, the restored detail stays. Blur and noise of the photo do not \
+return.
+
+Still too much invention? Lower *strength* in Load HYPIR LoRA to 0.8."""
+
+FOUR_FILES = TWO_FILES.replace("Two files", "Four files").replace(
+    "\n\nPut the files",
+    "\n- `models/vae_approx`: [taesd_encoder.safetensors]"
+    "(https://huggingface.co/madebyollin/taesd/resolve/main/taesd_encoder.safetensors) and "
+    "[taesd_decoder.safetensors]"
+    "(https://huggingface.co/madebyollin/taesd/resolve/main/taesd_decoder.safetensors); Load VAE "
+    "offers both as `taesd`, and ComfyUI's list of missing files does not know them"
+    "\n\nPut the files",
+)
+
+FAST = """The same restoration with a small decoder, TAESD. Decoding is most of the work, so the \
+whole takes half of the computation, and less memory."""
+
+SMALL_DECODER = """## What it costs
+
+Fine detail and flat colours are a little less exact; the colours of the photo are put back by \
+*wavelet*. Encode with the VAE of the checkpoint: a TAESD encoder loses what is to be restored.
+
+The decoder must be that of the same latents: `taesd` for SD 1 and 2, `taesdxl` for SDXL, `taesd3` \
+for SD3, `taef1` for Flux and Z-Image."""
+
+WINDOW = """See a part of the result before you wait for the whole.
+
+1. **The window to try**: x and y of its upper left corner in the enlarged photo, 512x512 px.
+2. Run, look, change the settings, run again.
+3. Turn **Only the window?** off and run: the whole photo is restored with the same settings."""
+
+WHOLE = """## The plan
+
+HYPIR Plan shows what the whole photo takes: tiles, computation, memory. The window is one tile; \
+its time multiplied by the number of tiles is a first guess.
+
+The whole photo can look a little different from the window: each tile sees other surroundings."""
 
 CAPTION = """ComfyUI's Generate Text describes the photo, and the description becomes the prompt. \
 (Qwen3-VL needs a newer ComfyUI than the rest of this pack: 0.30 supports it.)

@@ -144,9 +144,9 @@ class Restoration:
             "HYPIRRestore", model=self.model, positive=positive, samples=samples, **values
         )["LATENT"]
 
-    def decode(self, samples: Output, reference: Output, **values) -> Output:
+    def decode(self, samples: Output, reference: Output, vae=None, **values) -> Output:
         return self.graph.add(
-            "HYPIRDecode", samples=samples, vae=self.vae, reference=reference, **values
+            "HYPIRDecode", samples=samples, vae=vae or self.vae, reference=reference, **values
         )["IMAGE"]
 
     def show(self, before: Output, after: Output, prefix: str = "HYPIR") -> None:

@@ -14,7 +14,7 @@ from tools import WORKFLOWS
 from tools.command_line import run
 from tools.host.get_host import get_host
 from tools.host.server import running
-from tools.workflows import blueprint, notes, parts
+from tools.workflows import blueprint, masks, notes, parts
 from tools.workflows.graph import Graph, Model, Schemas, as_text
 from tools.workflows.parts import Restoration, Split
 
@@ -91,22 +91,53 @@ def four_variants(graph: Graph) -> None:
     r.show(large, best)
 
 
-def masked_region(graph: Graph) -> None:
+def faithful(graph: Graph) -> None:
     r = Restoration(graph)
-    r.load("Only a part", notes.MASK)
+    r.load("Faithful to the photo", notes.FAITHFUL)
     large = r.enlarge(r.photo["IMAGE"])
     positive = r.prompt()
     graph.column()
     latent = r.encode(large)
-    masked = graph.add("SetLatentNoiseMask", samples=latent, mask=r.photo["MASK"])["LATENT"]
-    restored = r.step(positive, masked)
-    image = r.decode(restored, large)
+    restored = r.step(positive, latent)
+    image = r.decode(restored, large, fidelity=0.7)
+    graph.note(notes.FIDELITY)
+    r.show(large, image)
+
+
+def fast(graph: Graph) -> None:
+    r = Restoration(graph)
+    r.load("Twice as fast", notes.FAST, notes.FOUR_FILES)
+    large = r.enlarge(r.photo["IMAGE"])
+    positive = r.prompt()
+    small = graph.add("VAELoader", title="The small decoder", vae_name="taesd")["VAE"]
     graph.column()
-    whole = graph.add(
-        "ImageCompositeMasked", destination=large, source=image, mask=r.photo["MASK"]
-    )["IMAGE"]
-    graph.note(notes.COMPOSITE)
-    r.show(large, whole)
+    latent = r.encode(large)
+    restored = r.step(positive, latent)
+    image = r.decode(restored, large, vae=small)
+    graph.note(notes.SMALL_DECODER)
+    r.show(large, image)
+
+
+def try_a_window(graph: Graph) -> None:
+    r = Restoration(graph)
+    r.load("Try a window first", notes.WINDOW)
+    large = r.enlarge(r.photo["IMAGE"])
+    window = graph.add("ImageCrop", title="The window to try: x and y", image=large)["IMAGE"]
+    part = graph.add(
+        "ComfySwitchNode",
+        title="Only the window? Off: the whole photo",
+        on_false=large,
+        on_true=window,
+        switch=True,
+    )["output"]
+    positive = r.prompt()
+    graph.column()
+    image = r.one_step(part, positive)
+    graph.add(
+        "HYPIRPlan", title="What the whole photo takes", model=r.model, vae=r.vae, image=large
+    )
+    graph.note(notes.WHOLE)
+    r.show(part, image)
 
 
 def upscale_model(graph: Graph) -> None:
@@ -122,121 +153,23 @@ def upscale_model(graph: Graph) -> None:
     r.show(large, image)
 
 
-def then_inpaint(graph: Graph) -> None:
-    r = Restoration(graph)
-    r.load("HYPIR, then inpaint", notes.INPAINT)
-    large = r.enlarge(r.photo["IMAGE"], 2.0)
-    positive = r.prompt()
-    graph.column()
-    image = r.one_step(large, positive)
-    graph.column()
-    wanted = graph.add(
-        "CLIPTextEncode", title="What to paint", clip=r.clip, text="a clear blue sky"
-    )
-    unwanted = graph.add("CLIPTextEncode", title="What to avoid", clip=r.clip)
-    latent = graph.add("VAEEncode", pixels=image, vae=r.vae)["LATENT"]
-    masked = graph.add("SetLatentNoiseMask", samples=latent, mask=r.photo["MASK"])["LATENT"]
-    painted = graph.add(
-        "KSampler",
-        title="KSampler on the base model, without HYPIR",
-        model=r.base,
-        positive=wanted["CONDITIONING"],
-        negative=unwanted["CONDITIONING"],
-        latent_image=masked,
-        cfg=7.0,
-        sampler_name="dpmpp_2m",
-        scheduler="karras",
-        denoise=0.85,
-    )["LATENT"]
-    graph.column()
-    decoded = graph.add("VAEDecode", samples=painted, vae=r.vae)["IMAGE"]
-    whole = graph.add(
-        "ImageCompositeMasked", destination=image, source=decoded, mask=r.photo["MASK"]
-    )["IMAGE"]
-    graph.note(notes.COMPOSITE)
-    r.show(image, whole)
-
-
-def old_photo(graph: Graph) -> None:
-    r = Restoration(graph)
-    r.load("An old photo", notes.OLD)
-    small = graph.add(
-        "ImageScaleBy",
-        title="1. Shrink: removes grain and dust",
-        image=r.photo["IMAGE"],
-        upscale_method="area",
-        scale_by=0.5,
-    )["IMAGE"]
-    large = graph.add(
-        "ImageScaleBy",
-        title="2. Enlarge to the size you want",
-        image=small,
-        upscale_method="lanczos",
-        scale_by=4.0,
-    )["IMAGE"]
-    positive = r.prompt("a photograph of people in front of a house")
-    graph.note(notes.OLD_STEPS)
-    graph.column()
-    latent = r.encode(large)
-    scratches = graph.add(
-        "ResizeImageMaskNode",
-        title="The painted mask, enlarged too",
-        input=r.photo["MASK"],
-        resize_type="match size",
-        resize_type__match=large,
-        resize_type__crop="disabled",
-        scale_method="bilinear",
-    )["resized"]
-    noisy = graph.add(
-        "HYPIRInjectNoise",
-        title="3. Noise on the painted scratches only",
-        model=r.model,
-        samples=latent,
-        strength=0.6,
-        mask=scratches,
-    )["LATENT"]
-    restored = r.step(positive, noisy)
-    image = r.decode(restored, large, color_fix="adain")
-    graph.column()
-    example = graph.add("LoadImage", title="A photo with good colours", image=parts.PHOTO)
-    coloured = graph.add(
-        "HYPIRMatchColor",
-        title="4. Colours of another photo",
-        image=image,
-        reference=example["IMAGE"],
-        method="adain",
-        strength=0.3,
-    )["IMAGE"]
-    graph.note(notes.OLD_COLOUR)
-    r.show(large, coloured)
-
-
-def video_slices(graph: Graph) -> None:
+def whole_video(graph: Graph) -> None:
     r = Restoration(graph)
     checkpoint, lora = r.files
-    graph.note(f"## A video, slice by slice\n\n{notes.VIDEO}")
+    graph.note(f"## A video\n\n{notes.VIDEO}")
     graph.note(notes.TWO_FILES)
     graph.column()
     video = graph.add("LoadVideo", file="video.mp4")
-    slice_ = graph.add("Video Slice", title="This slice", video=video["VIDEO"], duration=2.0)
-    frames = graph.add("GetVideoComponents", video=slice_["VIDEO"])
-    loader = graph.add("CheckpointLoaderSimple", models=[checkpoint], ckpt_name=checkpoint.name)
-    r.clip, r.vae = loader["CLIP"], loader["VAE"]
-    r.model = graph.add("HYPIRLoadLora", models=[lora], model=loader["MODEL"], lora_name=lora.name)[
-        "MODEL"
-    ]
+    r.load_base(checkpoint)
+    r.model = graph.add("HYPIRLoadLora", models=[lora], model=r.base, lora_name=lora.name)["MODEL"]
     graph.column()
-    large = r.enlarge(frames["images"], 2.0)
     positive = r.prompt()
+    result = graph.add(
+        "HYPIRRestoreVideo", video=video["VIDEO"], model=r.model, positive=positive, vae=r.vae
+    )["VIDEO"]
     graph.note(notes.FRAMES)
     graph.column()
-    image = r.one_step(large, positive)
-    graph.column()
-    made = graph.add("CreateVideo", images=image, fps=frames["fps"], audio=frames["audio"])
-    graph.add("SaveVideo", video=made["VIDEO"], filename_prefix="video/HYPIR")
-    first = graph.add("ImageFromBatch", title="First frame, before", image=large)["IMAGE"]
-    then = graph.add("ImageFromBatch", title="First frame, after", image=image)["IMAGE"]
-    graph.add("ImageCompare", title=parts.SLIDER, image_a=first, image_b=then)
+    graph.add("SaveVideo", video=result, filename_prefix="video/HYPIR")
 
 
 def caption(graph: Graph) -> None:
@@ -287,11 +220,14 @@ TEMPLATES: dict[str, Callable[[Graph], None]] = {
     "restore_photo": restore_photo,
     "restore_all_controls": all_controls,
     "restore_four_variants": four_variants,
-    "restore_masked_region": masked_region,
+    "restore_masked_region": masks.masked_region,
     "restore_after_upscale_model": upscale_model,
-    "restore_then_inpaint": then_inpaint,
-    "restore_old_photo": old_photo,
-    "restore_video_slices": video_slices,
+    "restore_then_inpaint": masks.then_inpaint,
+    "restore_old_photo": masks.old_photo,
+    "restore_faithful": faithful,
+    "restore_fast": fast,
+    "restore_try_a_window": try_a_window,
+    "restore_video": whole_video,
     "restore_with_caption": caption,
     "restore_photo_sdxl": other_prior("SDXL", notes.SDXL_FILES, parts.SDXL, parts.HYPIR_SDXL),
     "restore_photo_sd3": other_prior(

@@ -23,6 +23,7 @@ Gaussian blend, LoRA of rank 256 not merged.
 """
 SECTIONS = {
     "work": ("Computation", "restore"),
+    "tiny": ("Decoding with a TAESD", "restore"),
     "clock": ("Wall clock", "restore"),
     "memory": ("Memory", "restore"),
     "seams": ("Seams", "seams"),

@@ -57,6 +57,21 @@ def count_decode(height: int, width: int) -> float:
 
 
 @cache
+def count_tiny(height: int, width: int) -> float:
+    """TFLOP of a TAESD's decoder on one tile."""
+    latent = torch.empty(1, 4, height, width, device="meta")
+    return _count(lambda: _tiny().decode(latent))
+
+
+@cache
+def _tiny():
+    from diffusers import AutoencoderTiny
+
+    with torch.device("meta"):
+        return AutoencoderTiny()
+
+
+@cache
 def count_step(height: int, width: int, lora: bool = False) -> float:
     """TFLOP of the network; `lora` = with an unmerged rank-256 LoRA."""
     latent = torch.empty(1, 4, height, width, device="meta")
@@ -78,6 +93,12 @@ def work_of_plan(cells: int) -> Work:
         step=len(unet.boxes) * count_step(unet.rows.tile, unet.columns.tile),
         decode=len(vae.boxes) * count_decode(*shape),
     )
+
+
+def decode_of_tiny(cells: int) -> float:
+    """TFLOP of a TAESD that decodes a square picture in the autoencoder's tiles."""
+    vae, _ = plans(cells)
+    return len(vae.boxes) * count_tiny(vae.rows.tile, vae.columns.tile)
 
 
 def work_of_limit(cells: int) -> Work:
