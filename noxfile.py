@@ -104,6 +104,12 @@ def bench(session: nox.Session) -> None:
 
 
 @command
+def two_hosts(session: nox.Session) -> None:
+    """Train on two hosts (network namespaces), kill one, go on: same bits. Linux and root only."""
+    python(session, "-m", "tools.commands.two_hosts")
+
+
+@command
 def controls(session: nox.Session) -> None:
     """Rewrite docs/controls.md and its pictures: nox -s controls [-- --checkpoint F --lora F]."""
     session.chdir(session.invoked_from)
@@ -114,6 +120,12 @@ def controls(session: nox.Session) -> None:
 def experiments(session: nox.Session) -> None:
     """Test the paper's claims on the small model and rewrite docs/experiments.md."""
     python(session, "-m", "tools.pages.experiments", *session.posargs)
+
+
+@command
+def campaign(session: nox.Session) -> None:
+    """Try the pack hard, write docs/reliability.md: nox -s campaign [-- files --long]."""
+    python(session, "-m", "tests.campaign", *session.posargs)
 
 
 @command

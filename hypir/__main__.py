@@ -13,6 +13,7 @@ from .archive.command import add_archive
 from .blend import blend
 from .inspect import describe_file
 from .plan_command import add_options, run_plan
+from .train.command import read_photo
 from .weights import HypirWeights, read_weights, save_weights
 
 EXPERIMENTS_MOVED = (
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     plan = commands.add_parser("plan", help="tiles, computation and memory of a restoration")
     add_options(plan)
-    plan.set_defaults(run=lambda options: print(run_plan(options)))  # noqa: T201
+    plan.set_defaults(run=lambda options: print(run_plan(options, read_photo)))  # noqa: T201
 
     _add_training(commands)
     add_archive(commands)
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, MemoryError) as error:
         print(f"hypir: {error}", file=sys.stderr)  # noqa: T201 - a command talks to its user
         return 1
     except KeyboardInterrupt as error:

@@ -2,11 +2,12 @@
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from .plan import (
@@ -40,8 +41,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tiles", type=Path, help="draw the tiles of the three stages into a PNG")
 
 
-def run_plan(options: argparse.Namespace) -> str:
+def run_plan(options: argparse.Namespace, read_photo: Callable[[Path], np.ndarray]) -> str:
     """The report for these options; draws the tiles if asked.
+
+    Args:
+        options: those of add_options.
+        read_photo: gives the colours (H, W, 3) of a file, float32 in [0, 1].
 
     Raises:
         ValueError: if the source or a number cannot be used.
@@ -51,7 +56,7 @@ def run_plan(options: argparse.Namespace) -> str:
         raise ValueError(f"--scale must be a finite number above 0, got {options.scale:g}")
     if options.memory is not None and not options.memory > 0:
         raise ValueError(f"--memory must be above 0 GiB, got {options.memory:g}")
-    (height, width), image = _source(options.source)
+    (height, width), image = _source(options.source, read_photo)
     height, width = (max(1, round(side * options.scale)) for side in (height, width))
     prior = PRIORS[options.prior]
     needed = estimates(prior, options.bits // 8)
@@ -75,7 +80,9 @@ def run_plan(options: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def _source(source: str) -> tuple[tuple[int, int], Tensor | None]:
+def _source(
+    source: str, read_photo: Callable[[Path], np.ndarray]
+) -> tuple[tuple[int, int], Tensor | None]:
     """(height, width), and the photo if it is one."""
     size = SIZE.fullmatch(source)
     if size is None:
@@ -83,9 +90,8 @@ def _source(source: str) -> tuple[tuple[int, int], Tensor | None]:
             raise ValueError(
                 f"'{source}' is neither a photo nor a size; give a file, or a size such as 1024x768"
             )
-        with Image.open(source) as file:
-            photo = ImageOps.exif_transpose(file).convert("RGB")
-        return (photo.height, photo.width), torch.from_numpy(np.asarray(photo).copy()).float() / 255
+        photo = torch.from_numpy(read_photo(Path(source)))
+        return (photo.shape[0], photo.shape[1]), photo
     width, height = int(size[1]), int(size[2])
     if not width or not height:
         raise ValueError(f"a size must be at least 1x1 px, got {source}")

@@ -26,6 +26,7 @@ def read_tensors(
         FileNotFoundError: if there is no such file.
         OSError: if the system cannot read it.
         ValueError: if the file is unsafe, damaged or contains anything but tensors.
+        MemoryError: naming the file, if there is too little for it.
     """
     name = Path(path).name
     if not Path(path).is_file():
@@ -37,8 +38,11 @@ def read_tensors(
             f"{name} must contain plain tensors, but it tries to run Python code or is not a "
             "weight file; nothing was run: download the file again from its source"
         ) from error
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise MemoryError(
+            f"{name} ({Path(path).stat().st_size} bytes) asks for more memory than is free; close "
+            "other programs, and if its source names another size, download it again"
+        ) from error
     except Exception as error:  # on damaged bytes, torch's reader can raise anything
         # EINVAL: it sought to a place that a damaged index names
         if isinstance(error, OSError) and error.errno != errno.EINVAL:

@@ -180,7 +180,14 @@ def _read_native(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]
             raise ValueError("hypir.modules is not a list of names")
         if not all(map(isfinite, (input_scale, *conditions.values()))) or input_scale <= 0:
             raise ValueError("hypir.input_scale or hypir.conditions is not a valid number")
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise ValueError(
             f"{name} has damaged hypir.* metadata ({error}); download the file again"
         ) from error

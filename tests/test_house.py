@@ -110,6 +110,19 @@ def test_at_run_time_only_what_the_host_has_is_imported(file):
         assert tops(file) <= known
 
 
+@pytest.mark.parametrize("file", under("hypir") + under("nodes"), ids=name)
+def test_picture_files_have_one_reader(file):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    opened = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr == "open"
+        if isinstance(node.value, ast.Name) and node.value.id == "Image"
+    ]
+    # the archive opens what the host has saved, and what a photo tells besides its colours
+    assert not opened or name(file) in ("hypir/train/pictures.py", "hypir/archive/photo.py")
+
+
 @pytest.mark.parametrize("file", under("nodes"), ids=name)
 def test_nodes_reach_the_host_through_one_door(file):
     assert not any(module.startswith("hypir.train") for module in imports(file))

@@ -18,6 +18,7 @@ from hypir.noise import inject_noise
 from .architectures import ARCHITECTURES
 from .conditions import Draws
 from .discriminators import make_discriminator
+from .engine import compile_blocks
 from .export import export_generator, make_generator, start_from
 from .feed import Batch
 from .files import LORA_FILE
@@ -30,8 +31,10 @@ from .recipe import Recipe
 from .recompute import recompute
 from .schedule import make_optimizer
 from .sharding import is_sharded, prepare, whole
+from .text_cache import make_text
 from .transfer import send
 from .update import Place, Updates, synced
+from .weightless import plans
 
 
 class AdversarialStage(Updates):
@@ -60,11 +63,13 @@ class AdversarialStage(Updates):
         self._weights = latent_weights(clean_encoder, base.prior.latent_channels).to(device)
         judged = discriminator is not None and not sees_latents
         self._in_pixels = judged or self._losses.need("pixels")
-        self._vae, self._text = base.vae.to(device), base.text.to(device)
+        self._vae, self._text = base.vae.to(device), make_text(base.text, recipe, accelerator)
         generator = make_generator(base, recipe)
         if recipe.files.lora_file:
             start_from(generator, Path(recipe.files.lora_file))
         recompute(recipe.engine, base.network, base.vae)
+        if recipe.engine.compile and not plans():
+            compile_blocks(base.network)
         self.generator = generator
         self.modules = {"generator": generator}
         optimizer = make_optimizer(recipe.optimizer, trainable(generator).values())

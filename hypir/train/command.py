@@ -5,6 +5,8 @@ import logging
 import os
 from pathlib import Path
 
+import numpy as np
+
 from .recipe import Blend, Recipe
 from .recipes import OLD_NAMES, RECIPES
 
@@ -43,6 +45,13 @@ def run_train(options: argparse.Namespace) -> None:
     train(asked.recipe, make_accelerator(asked.recipe.engine, asked.cpu), Watch)
 
 
+def read_photo(file: Path) -> np.ndarray:
+    """Colours (H, W, 3) float32 in [0, 1] of a picture file, as all commands read it."""
+    from .pictures import read_levels
+
+    return read_levels(file)
+
+
 def run_caption(options: argparse.Namespace) -> None:
     """`caption`."""
     from .caption import MODEL, caption_folder, load_describer
@@ -59,10 +68,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from .evaluate import evaluate
 
     means, missing = evaluate(
-        options.results, options.reference, options.csv, options.lpips_backbone
+        options.results, options.reference, options.csv, options.lpips_backbone, options.metric
     )
-    for name, value in means.items():
-        print(f"{name:14} {value:.4f}")  # noqa: T201
+    for name, mean in means.items():
+        print(f"{name:14} {mean}")  # noqa: T201
     for line in missing:
         print(f"not measured   {line}")  # noqa: T201
 
@@ -89,6 +98,14 @@ def add_others(commands) -> None:
     evaluate.add_argument("--reference", type=Path, help="folder of the clean images")
     evaluate.add_argument("--csv", type=Path, help="write the values of every image here")
     evaluate.add_argument("--lpips-backbone", default="", help="state dict of torchvision's vgg16")
+    evaluate.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a metric of pyiqa or torchmetrics, for example topiq_nr or "
+        "torchmetrics:total_variation; may be repeated (default: the usual ones)",
+    )
     evaluate.set_defaults(run=run_evaluate)
 
     plot = commands.add_parser("plot", help="draw the curves of a training run")

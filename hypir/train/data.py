@@ -5,8 +5,10 @@ degradation. So a resumed run needs no saved state.
 """
 
 import hashlib
+from fractions import Fraction
 from functools import lru_cache
-from typing import Annotated
+from math import floor
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from .bounds import Bounds, Filled, Share, settings
 from .sources import ENDLESS, Source, open_source
 
 SCHEDULE = 1000
-"""Number of images after which the shares of the sources are exact."""
+"""Number of images in one order; the shares of whole thousands are exact."""
 TRIES = 50
 """Number of consecutive unreadable images after which the run stops."""
 
@@ -44,6 +46,13 @@ class Data:
     bottleneck."""
     workers: Annotated[int, Bounds(0, 256, "processes")] = 4
     """Processes that read images, per training process."""
+    prefetch: Annotated[int, Bounds(1, 64, "groups")] = 2
+    """Groups of 12 images that each of them reads ahead."""
+    text_cache: Annotated[float, Bounds(0, 1e6, "GiB")] = 20.0
+    """Largest size of all captions' embeddings for which they are computed before the first step
+    and kept on disk; the text encoders then leave the GPU. 0 = never."""
+    text_folder: str = ""
+    """Folder of the embeddings, which runs may share; empty: OUT/text."""
 
     def rules(self) -> None:
         """Check rules between the fields (ValueError if one fails)."""
@@ -70,16 +79,20 @@ class Mixture:
         self._asked, self._seed = asked, seed
         opened = [open_source(text, asked.crop, seed) for text in asked.data]
         self.sources: list[Source] = [source for source, _ in opened]
-        weights = np.array([weight for _, weight in opened])
-        bounds = np.round(np.cumsum(weights / weights.sum()) * SCHEDULE).astype(int)
-        self._counts = np.diff(bounds, prepend=0)
-        if (self._counts == 0).any():
-            raise ValueError(
-                f"the weights of the data differ by more than {SCHEDULE}x, so a source would never "
-                "be used; choose closer weights"
-            )
+        self._weights = [Fraction(repr(weight)) for _, weight in opened]
+        self._remember()
+
+    def _remember(self) -> None:
         self._order = lru_cache(4)(self._make_order)
-        self._permutation = lru_cache(2 * len(opened))(self._make_permutation)
+        self._permutation = lru_cache(2 * len(self.sources))(self._make_permutation)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # For processes that are not forked: memories of methods cannot be sent.
+        return {k: v for k, v in vars(self).items() if k not in ("_order", "_permutation")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._remember()
 
     def __len__(self) -> int:
         """Number of images in all finite sources."""
@@ -110,10 +123,39 @@ class Mixture:
         order = self._order(block)
         source = int(order[rest])
         before = int((order[:rest] == source).sum())
-        return source, block * int(self._counts[source]) + before
+        return source, self.taken(block * SCHEDULE)[source] + before
+
+    def taken(self, count: int) -> list[int]:
+        """How many of the first `count` images come from each source, `count` a multiple of 1000.
+
+        Exact in the long run, however small a share: the first k sources together get their share
+        of what the first k + 1 get, rounded, which never falls as `count` grows.
+        """
+        result, rest = [], count
+        for k in range(len(self._weights) - 1, 0, -1):
+            share = sum(self._weights[:k]) / sum(self._weights[: k + 1])
+            inner = floor(rest * share + Fraction(1, 2))
+            result.append(rest - inner)
+            rest = inner
+        return [rest, *reversed(result)]
+
+    def captions(self, most: int) -> list[str] | None:
+        """Distinct captions of all sources and the empty one; None if there are more than `most`.
+
+        Captions that cannot be read are left out, as their images are.
+        """
+        found = {"": None}
+        for source in self.sources:
+            for caption in source.captions():
+                found[caption] = None
+                if len(found) > most:
+                    return None
+        return list(found)
 
     def _make_order(self, block: int) -> np.ndarray:
-        order = np.repeat(np.arange(len(self.sources)), self._counts)
+        taken = [self.taken(n * SCHEDULE) for n in (block, block + 1)]
+        counts = [after - before for before, after in zip(*taken, strict=True)]
+        order = np.repeat(np.arange(len(self.sources)), counts)
         seed = derive_seed(self._seed, "order", block)
         return np.random.default_rng(seed).permutation(order)
 

@@ -47,6 +47,13 @@ class Pair:
     degraded: Tensor
     caption: str
 
+    def pin_memory(self) -> "Pair":
+        """The pair in memory from which a GPU copies by itself; called by torch's loader."""
+        clean = self.clean.pin_memory()
+        same = self.degraded is self.clean
+        degraded = clean if same else self.degraded.pin_memory()
+        return Pair(self.number, clean, degraded, self.caption)
+
 
 def degrade_and_enlarge(clean: Tensor, scale: int, seeds: Sequence[int], recipe=None) -> Tensor:
     """(B, 3, H, W) in [0, 1], degraded by the training recipe and enlarged again (bicubic)."""

@@ -30,6 +30,7 @@ from .recipe import Recipe
 from .recompute import recompute
 from .schedule import make_optimizer
 from .sharding import prepare, whole
+from .text_cache import make_text
 from .transfer import send
 from .update import Place, Updates, synced
 
@@ -66,7 +67,11 @@ class DiffusionStage(Updates):
             )
         device = accelerator.device
         self._encoder = frozen_encoder(base.vae, base.prior).to(device)
-        self._vae, self._text, self.prior = base.vae.to(device), base.text.to(device), base.prior
+        self._vae, self._text, self.prior = (
+            base.vae.to(device),
+            make_text(base.text, recipe, accelerator),
+            base.prior,
+        )
         self.flow = Flow(base).requires_grad_(True).train()
         recompute(recipe.engine, base.network)
         self.modules = {"flow": self.flow}

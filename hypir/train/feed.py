@@ -130,6 +130,9 @@ class Feed:
             batch_size=None,
             sampler=_Numbers(slots, first_fresh, rank, order or Order(1)),
             num_workers=asked.workers,
+            prefetch_factor=asked.prefetch if asked.workers else None,
+            # Copies from pinned memory go on beside the computation.
+            pin_memory=device.type == "cuda",
             collate_fn=_keep,
             worker_init_fn=leave_signals_to_the_main_process,
         )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from .bounds import Bounds, settings
+from .bounds import Bounds, Filled, settings
 
 CSV_FILE = "log.csv"
 COLUMNS = ("stage", "step", "name", "value")
@@ -22,6 +22,9 @@ class Log:
 
     log_every: Annotated[int, Bounds(1, 10**9, "steps")] = 10
     """Steps between log lines."""
+    trackers: tuple[Annotated[str, Filled("a tracker")], ...] = ("tensorboard",)
+    """Trackers besides log.csv, by accelerate's names: tensorboard, wandb, mlflow, comet_ml, aim,
+    clearml, dvclive, swanlab, trackio."""
     probe_every: Annotated[int, Bounds(0, 10**9, "steps")] = 100
     """Steps between measurements of the gradient norm of each loss, 0 = never."""
     validate: str = ""

@@ -37,23 +37,26 @@ class Text:
     """Captions to conditions, by the text encoders of a diffusers pipeline or as zeros."""
 
     def __init__(
-        self, architecture: Architecture, network: nn.Module, pipeline=None, tokens: int = 1
+        self,
+        architecture: Architecture,
+        widths: tuple[int, int],
+        pipeline=None,
+        tokens: int = 1,
     ):
-        """`tokens`: of a caption without text encoders."""
-        self._architecture, self._pipeline = architecture, pipeline
+        """`widths`: of a token and the pooled vector; `tokens`: of a caption without encoders."""
+        self.architecture, self.pipeline, self.widths = architecture, pipeline, widths
         self._tokens = tokens
-        self._widths = architecture.text_widths(network)
         self._empty: Condition | None = None
 
     @property
     def token_width(self) -> int:
         """Of a token, and so of the richness token."""
-        return self._widths[0]
+        return self.widths[0]
 
     def to(self, device: torch.device) -> "Text":
         """Move the text encoders, if there are any."""
-        if self._pipeline is not None:
-            self._pipeline.to(device)
+        if self.pipeline is not None:
+            self.pipeline.to(device)
         return self
 
     @torch.no_grad()
@@ -63,16 +66,16 @@ class Text:
         Without text encoders the empty caption is the zero token, as the nodes give it, and any
         other a random one of its own, always the same, that stands for nothing yet.
         """
-        if self._pipeline is None:
-            token, pooled = self._widths
+        if self.pipeline is None:
+            token, pooled = self.widths
             own = torch.stack([_own_token(c, token) for c in captions])
             vector = torch.zeros(len(captions), pooled, device=device) if pooled else None
             return Condition(own.to(device, non_blocking=True).repeat(1, self._tokens, 1), vector)
         if any(captions):
             # A copy: some pipelines write into the list that they are given.
-            return self._architecture.encode(self._pipeline, list(captions), device)
+            return self.architecture.encode(self.pipeline, list(captions), device)
         if self._empty is None:
-            self._empty = self._architecture.encode(self._pipeline, [""], device)
+            self._empty = self.architecture.encode(self.pipeline, [""], device)
         self._empty = self._empty.to(device)
         return self._empty.repeated(len(captions))
 
@@ -120,7 +123,7 @@ def small_base(prior_name: str, seed: int = 0, width: int = 64) -> Base:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network, vae = architecture.small_network(width), architecture.small_vae()
-    return Base(prior, network, vae, Text(architecture, network))
+    return Base(prior, network, vae, Text(architecture, architecture.text_widths(network)))
 
 
 def untrained_models(asked: Model) -> tuple[nn.Module, nn.Module]:
@@ -154,7 +157,11 @@ def _untrained_base(recipe: Recipe) -> Base:
             network, vae = untrained_models(asked)
     finally:
         torch.set_default_dtype(kept)
-    text = Text(architecture, network, tokens=1 if own else architecture.text_tokens)
+    text = Text(
+        architecture,
+        architecture.text_widths(network),
+        tokens=1 if own else architecture.text_tokens,
+    )
     prior = TINY_PRIOR if asked.base == "tiny" else PRIORS[asked.prior]
     return Base(prior, network, vae.float() if recipe.engine.precision == "fp16" else vae, text)
 
@@ -195,7 +202,8 @@ def load_vae_part(vae: nn.Module, path: Path) -> None:
 def _tiny_base(recipe: Recipe) -> Base:
     """The tiny stack with the weights that earlier stages of this run, or files, give."""
     network, vae = tiny_models(recipe.model.depth, recipe.seed)
-    base = Base(TINY_PRIOR, network, vae, Text(ARCHITECTURES[TINY_PRIOR.name], network))
+    entry = ARCHITECTURES[TINY_PRIOR.name]
+    base = Base(TINY_PRIOR, network, vae, Text(entry, entry.text_widths(network)))
     for stage, module, put in (
         ("autoencoder", vae, load_vae_part),
         ("diffusion", network, load_network),
@@ -248,7 +256,12 @@ def _load_pipeline(prior: Prior, name: str, variant: str, precision: str) -> Bas
         )
     # The autoencoders of SD and SDXL overflow in half precision.
     vae = pipeline.vae if precision != "fp16" else pipeline.vae.float()
-    return Base(prior, network, vae, Text(architecture, network, _text_only(pipeline)))
+    return Base(
+        prior,
+        network,
+        vae,
+        Text(architecture, architecture.text_widths(network), _text_only(pipeline)),
+    )
 
 
 def _text_only(pipeline):

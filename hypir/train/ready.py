@@ -22,6 +22,7 @@ from .perceptual import Lpips, lpips_is_at_hand
 from .plan.measure import built, checkpoint_bytes
 from .recipe import LOSSES_OF, Recipe, Step
 from .schedule import batches_per_step
+from .trackers import check_trackers
 
 GIB = 2**30
 
@@ -33,6 +34,7 @@ def check_ready(recipe: Recipe, processes: int) -> None:
         ValueError, OSError: naming the field, the data or the weights that are missing.
     """
     needed = 0
+    check_trackers(recipe.log.trackers)
     if recipe.chain:
         check_files(recipe)
     for step, own, files in steps_of(recipe) if recipe.chain else [(None, recipe, {})]:

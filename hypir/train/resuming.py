@@ -11,6 +11,13 @@ MAY_CHANGE |= {"validate", "validate_every", "validate_count", "probe_every", "b
 MAY_CHANGE |= {
     "stages",
     "tflops",
+    "trackers",
+    "cudnn_benchmark",
+    "gradient_checkpointing",
+    "vae_checkpointing",
+    "prefetch",
+    "text_cache",
+    "text_folder",
     "export",
     "lpips_backbone",
     "discriminator_weights",

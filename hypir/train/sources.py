@@ -6,6 +6,7 @@ its place without reading what came before. Captions of files lie in `<name>.txt
 
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from .dead_leaves import TEXTURES, LeafCanvas
 from .pictures import SUFFIXES, list_pictures, read_picture
 from .shards import ShardSource, expand_braces, is_compressed
 from .tables import TABLE_SUFFIXES, TableSource
-from .texts import read_caption
+from .texts import read_caption, readable
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ class Source(Protocol):
 
     def label(self, index: int) -> str:
         """Name of a picture, for messages."""
+
+    def captions(self) -> Iterator[str]:
+        """Captions of all pictures, without reading these; without those that cannot be read."""
 
     def read(self, index: int) -> tuple[np.ndarray, str]:
         """Picture (H, W, 3) uint8 and caption; raises ValueError, with its name, if unreadable."""
@@ -117,6 +121,10 @@ class FolderSource:
         """The file's path."""
         return str(self._files[index])
 
+    def captions(self) -> Iterator[str]:
+        """Texts of the .txt beside the pictures."""
+        return readable(read_caption, self._files)
+
     def read(self, index: int) -> tuple[np.ndarray, str]:
         """Picture and the text of the .txt beside it."""
         file = self._files[index]
@@ -138,6 +146,10 @@ class LeafSource:
     def label(self, index: int) -> str:
         """For messages."""
         return f"{self.name} {index}"
+
+    def captions(self) -> Iterator[str]:
+        """The texture, where there is one only."""
+        yield self._texture
 
     def read(self, index: int) -> tuple[np.ndarray, str]:
         """A picture of the crop's size, and its texture where it has one only."""

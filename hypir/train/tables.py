@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .pictures import read_picture
-from .texts import as_caption, read_caption, read_text
+from .texts import as_caption, read_caption, read_text, readable
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,13 @@ class TableSource:
         if place is None:
             return str(_found(table, path))
         return f"{table}:group {place[0]}, row {place[1]}" + (f" ({path})" if path else "")
+
+    def captions(self) -> Iterator[str]:
+        """Captions of the rows, or of the .txt beside the pictures."""
+        return readable(self._caption, self._rows)
+
+    def _caption(self, row: Row) -> str:
+        return row.caption or ("" if row.place else read_caption(_found(row.table, row.path)))
 
     def read(self, index: int) -> tuple[np.ndarray, str]:
         """Picture and the row's caption, or that of the .txt beside the picture."""

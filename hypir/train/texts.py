@@ -2,7 +2,11 @@
 
 import codecs
 import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -84,3 +88,12 @@ def _decode(content: bytes, encoding: str, name: str) -> str:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is cut off or no text in {encoding} ({error})") from error
+
+
+def readable(read: Callable[[T], str], things: Iterable[T]) -> Iterator[str]:
+    """Texts of things, without those that cannot be read."""
+    for thing in things:
+        try:
+            yield read(thing)
+        except (OSError, ValueError):
+            continue

@@ -72,19 +72,39 @@ def held_out(recipe: Recipe, device: torch.device) -> list[Batch]:
     return batches
 
 
+def _planes(image: Tensor) -> Tensor:
+    return image.movedim(-1, 1)  # BHWC -> BCHW
+
+
+def _psnr(result: Tensor, target: Tensor) -> Tensor:
+    return peak_signal_noise_ratio(_planes(result), _planes(target), data_range=(0.0, 1.0))
+
+
+def _ssim(result: Tensor, target: Tensor) -> Tensor:
+    pair = _planes(result), _planes(target)
+    return structural_similarity_index_measure(*pair, data_range=(0.0, 1.0))
+
+
+def _texture_error(result: Tensor, target: Tensor) -> Tensor:
+    return (measure_richness(result) - measure_richness(target)).abs()
+
+
+REFERENCE_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "psnr": _psnr,
+    "ssim": _ssim,
+    "texture_error": _texture_error,
+}
+"""Metrics that need no weights, between two images (1, H, W, 3) in [0, 1]."""
+
+
 def compare(
     result: Tensor, target: Tensor, lpips: Callable[[Tensor, Tensor], Tensor] | None = None
 ) -> dict[str, float]:
     """The metrics between two images (1, H, W, 3) in [0, 1]; LPIPS with a function for it."""
-    a, b = result.movedim(-1, 1), target.movedim(-1, 1)  # BHWC -> BCHW
-    values = {
-        "psnr": float(peak_signal_noise_ratio(a, b, data_range=(0.0, 1.0))),
-        "ssim": float(structural_similarity_index_measure(a, b, data_range=(0.0, 1.0))),
-    }
+    values = {name: float(measure(result, target)) for name, measure in REFERENCE_METRICS.items()}
     if lpips is not None:
-        values["lpips"] = float(lpips(a * 2 - 1, b * 2 - 1))
-    gap = measure_richness(result) - measure_richness(target)
-    return {**values, "texture_error": float(gap.abs())}
+        values["lpips"] = float(lpips(_planes(result) * 2 - 1, _planes(target) * 2 - 1))
+    return values
 
 
 def to_image(pixels: Tensor) -> Tensor:

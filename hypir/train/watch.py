@@ -1,18 +1,20 @@
-"""What a run tells: a progress bar, the log (log.py), tensorboard, validation with pictures."""
+"""What a run tells: a progress bar, the log (log.py), trackers, validation with pictures."""
 
 import logging
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
+from .engine import describe_device
 from .log import CSV_FILE, append_log
 from .loop import Stage
 from .perceptual import Lpips, lpips_is_at_hand
 from .recipe import Recipe
+from .schedule import Phases, batches_per_step, phase_at
+from .trackers import Trackers
 from .validation import held_out, sheet, validate
 
 log = logging.getLogger(__name__)
@@ -34,23 +36,37 @@ class Watch:
         self._counts: dict[str, int] = {}
         self._then = time.perf_counter()
         total = sum(phase.steps for phase in recipe.phases(stage.name))
-        self._bar = tqdm(total=total, desc=stage.name, disable=not self._main, leave=True)
-        self._board = _board(Path(recipe.out) / "tensorboard") if self._main else None
+        # Its own estimate would count steps, whose images differ between phases.
+        shape = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+        self._bar = tqdm(total=total, desc=stage.name, disable=not self._main, bar_format=shape)
+        names = recipe.log.trackers if self._main else ()
+        self._trackers = Trackers(names, Path(recipe.out), recipe.flat())
+        self._images = 0
+        if self._main:
+            for line in describe(recipe, stage.name, accelerator):
+                log.info("%s", line)
 
     def step(self, step: int, values: dict[str, float]) -> None:
         """Means over the steps since the last line; gradient norms per loss when there are any."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
+        phases = self._recipe.phases(self._stage)
+        self._images += phase_at(phases, step - 1).images
         if step % self._recipe.log.log_every:
             return
         means = {k: v / self._counts[k] for k, v in self._sums.items()}
         now = time.perf_counter()
         means["steps_per_second"] = self._counts["lr"] / (now - self._then)
-        self._then = now
+        means["images_per_second"] = self._images / (now - self._then)
+        self._then, self._images = now, 0
         self._sums, self._counts = {}, {}
         self._bar.update(step - self._bar.n)
-        self._bar.set_postfix({"loss": f"{means['loss']:.4f}"})
+        seconds = images_left(phases, step) / means["images_per_second"]
+        self._bar.set_postfix_str(
+            f"loss {means['loss']:.4f}, {means['images_per_second']:.3g} images/s, "
+            f"{tqdm.format_interval(seconds)} left"
+        )
         self._write(step, means)
 
     def validate(self, step: int, stage: Stage) -> None:
@@ -66,31 +82,39 @@ class Watch:
         folder.mkdir(exist_ok=True)
         data = (picture * 255).round().to(torch.uint8).numpy()
         Image.fromarray(data).save(folder / f"{self._stage}-{step:08d}.png")
-        if self._board is not None:
-            self._board.add_image(f"{self._stage}/samples", np.moveaxis(data, -1, 0), step)
+        self._trackers.show(f"{self._stage}/samples", data, step)
         self._then += time.perf_counter() - began
 
     def close(self) -> None:
-        """End the bar and tensorboard's file."""
+        """End the bar and the trackers."""
         self._bar.close()
-        if self._board is not None:
-            self._board.close()
+        self._trackers.close()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         if not self._main:
             return
         append_log(Path(self._recipe.out) / CSV_FILE, self._stage, step, values)
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{self._stage}/{name}", value, step)
-            self._board.flush()
+        self._trackers.log({f"{self._stage}/{name}": v for name, v in values.items()}, step)
 
 
-def _board(folder: Path):
-    """Tensorboard's writer, or None where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        log.warning("tensorboard is not installed; the log goes to %s only", CSV_FILE)
-        return None
-    return SummaryWriter(str(folder))
+def describe(recipe: Recipe, stage: str, accelerator) -> list[str]:
+    """What the stage runs on, for people: device, precision, processes, batches, warnings."""
+    world, batch = accelerator.num_processes, recipe.data.batch
+    counts = [batches_per_step(batch, phase, world) for phase in recipe.phases(stage)]
+    device, slow = describe_device(accelerator.device, recipe.engine.precision)
+    precision = {"no": "float32"}.get(recipe.engine.precision, recipe.engine.precision)
+    many = f"{world} process{'es' if world > 1 else ''}"
+    return [
+        f"{stage} stage on {device}, {precision}, {many}, {batch} images at once, "
+        f"{' then '.join(map(str, counts))} batches per step",
+        *slow,
+    ]
+
+
+def images_left(phases: Phases, step: int) -> int:
+    """Images of the steps that are still to come after `step` of them."""
+    left = 0
+    for phase in phases:
+        left += max(0, phase.steps - step) * phase.images
+        step = max(0, step - phase.steps)
+    return left

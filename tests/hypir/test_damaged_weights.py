@@ -165,6 +165,11 @@ METADATA = {
     "no conditions": ({"conditions": "[]"}, r"damaged hypir.\* metadata \('list' object"),
     "empty conditions": ({"conditions": '{"a": null}'}, r"damaged hypir.\* metadata \(float"),
     "endless conditions": ({"conditions": '{"a": Infinity}'}, "damaged .* not a valid number"),
+    "a list without end": ({"modules": "[" * 100_000}, r"damaged hypir.\* metadata \(maximum rec"),
+    "conditions too large": (
+        {"conditions": '{"a": ' + "9" * 400 + "}"},
+        r"damaged hypir.\* metadata \(int too large",
+    ),
     "another rank": ({"rank": "4"}, "has rank 4 in its metadata, but tensors of rank 3"),
     "texture without one": ({"texture": "true"}, "metadata about texture that do not match"),
     "a module too many": (

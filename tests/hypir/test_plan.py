@@ -114,6 +114,20 @@ def test_the_command_plans_a_photo_and_draws_its_tiles(tmp_path, capsys):
         assert sheet.size == (3 * 683, 1024)
 
 
+@pytest.mark.parametrize("damage", [b"", b"GIF89a", b"not a picture"])
+def test_a_photo_is_read_as_every_command_reads_it(tmp_path, capsys, damage):
+    ramp = np.linspace(0, 65535, 64 * 48).astype(np.uint16).reshape(48, 64)
+    Image.fromarray(ramp).save(tmp_path / "scan.png")
+    tiles = ["--tiles", str(tmp_path / "tiles.png")]
+    assert main(["plan", str(tmp_path / "scan.png"), *tiles]) == 0
+    with Image.open(tmp_path / "tiles.png") as sheet:
+        assert np.asarray(sheet).mean() < 200, "16 bits are not all white"
+    (tmp_path / "broken.png").write_bytes(damage)
+    assert main(["plan", str(tmp_path / "broken.png")]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("hypir: ") and "broken.png" in told and told.count("\n") == 1
+
+
 def test_a_taesd_counts_less_than_the_autoencoder(capsys):
     sums = []
     for more in ([], ["--taesd"]):

@@ -1,5 +1,6 @@
 """Files on disk: nothing in a pickle runs, damage has a sentence, a failed write leaves nothing."""
 
+import errno
 import os
 import pickle
 import random
@@ -77,6 +78,33 @@ def test_a_file_cut_short_anywhere_is_refused(name, save, tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=f"^{name} (cannot be read .*incomplete|must contain)"):
             read_tensors(path)
+
+
+def test_an_archive_whose_download_stopped_is_refused(tmp_path):
+    # once "[Errno 22] Invalid argument" and no name, wherever it stopped behind the first 4 KB
+    path = tmp_path / "w.pth"
+    torch.save({f"blocks.{n}.weight": torch.randn(30, 40) for n in range(4)}, path)
+    whole = path.read_bytes()
+    for length in range(100, len(whole), 997):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=rf"^w.pth cannot be read .*\({length} bytes\)"):
+            read_tensors(path)
+
+
+def test_a_disk_that_fails_and_memory_that_runs_out_name_the_file(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(some_tensors(), path)
+
+    def failing(error):
+        def load(path):
+            raise error
+
+        return load
+
+    with pytest.raises(OSError, match=r"^w\.pth cannot be read: .*Input/output error"):
+        read_tensors(path, failing(OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(MemoryError, match=r"^w\.pth \(\d+ bytes\) asks for more memory"):
+        read_tensors(path, failing(MemoryError()))
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

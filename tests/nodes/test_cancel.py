@@ -37,7 +37,10 @@ def progress(host):
 
 
 CALLS = {
-    "HYPIRMeasureTexture": lambda frames, source: {"image": frames},
+    "HYPIRMeasureTexture": lambda frames, source: {
+        "image": frames,
+        "mask": torch.ones(frames.shape[:3]),
+    },
     "HYPIRMatchTexture": lambda frames, source: {
         "image": frames,
         "source": source,
@@ -58,14 +61,20 @@ CALLS = {
 }
 
 
+STAGES = {"HYPIRMeasureTexture": 2}
+"""Nodes with more than one bar: the richness, then its map."""
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_progress_goes_to_its_end(run, clip, progress, call):
     told, _ = progress
     run(call.split()[0], **CALLS[call](*clip))
     shares = [done / total for done, total in told]
-    assert 1.0 in shares and len(shares) > 1
-    start = shares.index(1.0) + 1  # Measure Texture has two stages
-    assert shares[:start] == sorted(shares[:start]) and shares[-1] == 1.0
+    assert shares.count(1.0) == STAGES.get(call, 1) and shares[-1] == 1.0
+    while shares:
+        stage = shares[: shares.index(1.0) + 1]
+        assert len(stage) > 1 and stage == sorted(stage)
+        del shares[: len(stage)]
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -82,14 +91,18 @@ def test_cancel_ends_the_node_at_its_next_part(run, clip, progress, call):
     run(call.split()[0], **CALLS[call](*clip))  # and it can be run again
 
 
-def test_the_corrections_of_decode_are_cancelled_too(run, vae, progress, monkeypatch):
+CORRECTIONS = {"colours": {}, "fidelity": {"color_fix": "none", "fidelity": 0.5}}
+
+
+@pytest.mark.parametrize("options", CORRECTIONS.values(), ids=CORRECTIONS)
+def test_the_corrections_of_decode_are_cancelled_too(run, vae, progress, options):
     import comfy.model_management
 
     told, then = progress
     latent = {"samples": torch.zeros(FRAMES, 4, 8, 8)}
     reference = torch.rand(FRAMES, 64, 64, 3)
-    run("HYPIRDecode", latent, vae, reference)
-    assert told.count((100, 100)) == 1, "the bar of the colours comes after that of the tiles"
+    run("HYPIRDecode", latent, vae, reference, **options)
+    assert told.count((100, 100)) == 1, "its bar comes after that of the tiles"
     tiles = [step for step in told if step[1] != 100]
     told.clear()
 
@@ -99,5 +112,5 @@ def test_the_corrections_of_decode_are_cancelled_too(run, vae, progress, monkeyp
 
     then.append(cancel_after_the_tiles)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        run("HYPIRDecode", latent, vae, reference)
+        run("HYPIRDecode", latent, vae, reference, **options)
     assert not [step for step in told if step[1] == 100]

@@ -98,6 +98,19 @@ def test_match_measures_the_example_and_adds_the_offset(run, textured, mlp, phot
     assert_close(tokens[:, 1:], embed_richness(measure_richness(photo) - 0.1, mlp))
 
 
+def test_measuring_a_large_example_shows_its_progress(run, textured):
+    import comfy.utils
+
+    told = []
+    comfy.utils.set_progress_bar_global_hook(
+        lambda done, total, *_, **__: told.append(done / total)
+    )
+    texture = {"texture": "match", "image": torch.rand(1, 1500, 1500, 3), "offset": 0.0}
+    run("HYPIRConditioning", textured, texture=texture)
+    comfy.utils.set_progress_bar_global_hook(None)
+    assert len(told) > 1 and told == sorted(told) and told[-1] == 1.0
+
+
 def test_a_noisy_example_is_warned_about(run, textured, photo, caplog):
     noise = torch.randn(photo.shape, generator=torch.Generator().manual_seed(0))
     noisy = (photo + 0.2 * noise).clamp(0, 1)

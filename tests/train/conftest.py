@@ -13,6 +13,10 @@ from hypir.train.recipe import Recipe
 from hypir.train.schedule import Phase
 from hypir.train.small_recipe import once
 
+from .pipelines import sd2_folder, z_image_folder
+
+__all__ = ["sd2_folder", "z_image_folder"]
+
 
 @pytest.fixture(autouse=True)
 def one_thread():

@@ -68,6 +68,21 @@ def test_captions_lie_beside_the_pictures_and_are_dropped_by_chance(make_recipe,
     assert 70 < empty < 130  # four standard deviations of Binomial(200, 1/2) are 28
 
 
+def test_a_scan_of_16_bits_keeps_its_tones_in_every_kind_of_source(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    ramp = np.tile(np.linspace(0, 65535, 64), (48, 1)).round().astype(np.uint16)
+    Image.fromarray(ramp).save(photos / "scan.png")
+    (tmp_path / "table.csv").write_text("image\nphotos/scan.png\n")
+    with tarfile.open(tmp_path / "shard.tar", "w") as shard:
+        shard.add(photos / "scan.png", "scan.png")
+    for name in ("photos", "photos/scan.png", "table.csv", "shard.tar"):
+        source, _ = open_source(str(tmp_path / name), 32, 0)
+        picture, _ = source.read(0)
+        assert picture.dtype == np.uint8 and picture.shape == (48, 64, 3)
+        assert abs(picture[..., 0] - ramp / 257).max() < 1, name
+
+
 def test_weights_give_each_source_its_share_exactly(make_recipe, folder, tmp_path):
     save_picture(tmp_path / "faces" / "one.png", 200)
     data = (f"{folder}:3", f"{tmp_path / 'faces'}:1")
@@ -277,3 +292,50 @@ def test_a_process_ends_although_its_feed_was_never_closed():
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+
+
+def test_shares_are_exact_in_the_long_run(make_recipe, folder):
+    # the paper's mixture: 20 million images to 70 thousand faces, 3.49 in a thousand
+    sources = (f"{folder}:20000000", "leaves::70000")
+    mixture = _mixture(make_recipe(data=sources))
+    for count in (10**6, 10**7):
+        assert mixture.taken(count)[1] == pytest.approx(count * 70 / 20070, abs=1)
+    taken = [mixture.taken(1000 * n) for n in range(400)]
+    assert all(sum(part) == 1000 * n for n, part in enumerate(taken))
+    for source in zip(*taken, strict=True):
+        assert list(source) == sorted(source)
+    places = [mixture._place(n) for n in range(3000)]
+    assert len(set(places)) == 3000  # no picture is counted twice
+    assert sum(source for source, _ in places) == mixture.taken(3000)[1]
+
+
+SPAWNED = """
+import multiprocessing
+import sys
+
+import torch
+
+sys.path.insert(0, {root!r})
+from hypir.train.feed import Feed
+from hypir.train.small_recipe import once
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    batches = []
+    for workers in (0, 1):
+        recipe = once(crop=32, batch=2, pool=4, workers=workers, data=({folder!r}, "leaves:"))
+        feed = Feed(recipe, torch.device("cpu"))
+        batches.append([feed.next() for _ in range(2)])
+        feed.close()
+    for one, other in zip(*batches, strict=True):
+        assert one.numbers == other.numbers
+        assert torch.equal(one.degraded, other.degraded)
+    print("same")
+"""
+
+
+def test_processes_that_are_not_forked_give_the_same_pictures(folder, tmp_path):
+    script = tmp_path / "spawned.py"
+    script.write_text(SPAWNED.format(root=str(ROOT), folder=str(folder)))
+    told = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert told.stdout.strip() == "same", told.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 
 import imagecodecs
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
-from hypir.train.pictures import list_pictures, open_picture, read_levels, read_picture
+from hypir.train.pictures import open_picture, read_levels, read_picture
 
 HEIGHT, WIDTH = 48, 80
 y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
@@ -171,6 +170,16 @@ def test_pictures_of_8_bits_are_pillows_to_the_bit(tmp_path, mode):
     assert np.array_equal(read_picture(tmp_path / "a.png"), expected)
 
 
+@pytest.mark.parametrize("top", [255, 65535])
+def test_colours_stored_times_their_alpha_are_divided_by_it(tmp_path, top):
+    alpha = 0.25 + 0.75 * GRAY[..., None]
+    stored = np.concatenate([COLORS * alpha, alpha], -1) * top
+    options = {"photometric": "rgb", "extrasamples": ["assocalpha"]}
+    stored = stored.round().astype(np.uint8 if top == 255 else np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stored, **options)
+    assert off(tmp_path / "a.tif", COLORS) < 3.5 / top
+
+
 def test_a_palette_with_transparency_keeps_its_colours_and_gives_its_alpha(tmp_path):
     picture = Image.fromarray(BYTES).quantize(64)
     picture.save(tmp_path / "a.png", transparency=3)
@@ -323,22 +332,3 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path):
             read_picture(tmp_path / name)
     with pytest.raises(ValueError, match=r"none\.png cannot be opened"):
         read_picture(tmp_path / "none.png")
-
-
-def test_folders_are_listed_through_links_without_circles_and_hidden_files(tmp_path, caplog):
-    folder, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
-    for place in (folder / "deep", folder / ".thumbnails", folder / "__MACOSX", elsewhere):
-        place.mkdir(parents=True)
-        Image.fromarray(BYTES).save(place / "a.PNG")
-    Image.fromarray(BYTES).save(folder / "b.jpg")
-    (folder / "._b.jpg").write_bytes(b"\0\5\x16\7")
-    Image.fromarray(BYTES).save(folder / "c.tga")
-    (folder / "c.heic").write_bytes(b"whatever")
-    os.symlink(elsewhere, folder / "linked")
-    os.symlink(folder, folder / "circle")
-    os.symlink(folder / "none", folder / "dangling.png")
-    names = [file.relative_to(folder).as_posix() for file in list_pictures(folder)]
-    assert names == ["b.jpg", "c.tga", "deep/a.PNG", "linked/a.PNG"]
-    assert "dangling.png leads nowhere" in caplog.text
-    assert "1 .heic pictures, which cannot be read" in caplog.text
-    assert list_pictures(folder / "b.jpg") == [folder / "b.jpg"]

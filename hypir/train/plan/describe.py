@@ -134,7 +134,10 @@ def _memory_lines(recipe: Recipe, stage: str, cost: Cost, worlds: tuple[int, ...
             lines.append(f"  with FSDP       {less} on each of {world} GPUs")
     encoders = text_bytes(recipe)
     if encoders:
-        lines.append(f"  text encoders   {_size(encoders)} more per GPU")
+        lines.append(
+            f"  text encoders   {_size(encoders)}, on the GPU before the first step only, if all "
+            f"embeddings fit --text-cache; else {_size(encoders)} more"
+        )
     return lines
 
 

@@ -217,7 +217,7 @@ class RandomText(Text):
 def full_sd2() -> Base:
     """SD2.1 in full size with random weights in bf16."""
     unet, vae = (make(dtype=torch.bfloat16) for make in (models.make_unet, models.make_vae))
-    text = RandomText(ARCHITECTURES["sd2"], unet)
+    text = RandomText(ARCHITECTURES["sd2"], ARCHITECTURES["sd2"].text_widths(unet))
     return Base(PRIORS["sd2"], unet, vae, text)
 
 
