@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import io
-import resource
 import shutil
 import sys
 import time
 import warnings
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from safetensors import safe_open
@@ -193,4 +193,4 @@ def peak_mib() -> float:
     if file.exists():
         (line,) = (x for x in file.read_text().splitlines() if x.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return psutil.Process().memory_info().rss / 2**20

@@ -21,7 +21,6 @@ from hypir.weight_files import read_tensors
 
 from .test_resume import assert_same, last_state, without_recipe
 
-FORK = multiprocessing.get_context("fork")  # every start imports the libraries otherwise
 EXPORTS = ("fp32", "fp16", "bf16")
 MOST_KILLS = 3
 """Of one run, before it may go to its end."""
@@ -64,8 +63,9 @@ class Attempt:
 
 def attempt(recipe: Recipe, at: int = 0, after: float | None = None) -> Attempt:
     """Run a recipe; kill it at its n-th change of a file, or after some seconds."""
-    count = FORK.Value("i", 0)
-    process = FORK.Process(target=run_of, args=(recipe, count, at))
+    fork = multiprocessing.get_context("fork")  # otherwise every start imports the libraries
+    count = fork.Value("i", 0)
+    process = fork.Process(target=run_of, args=(recipe, count, at))
     start = time.monotonic()
     process.start()
     process.join(PATIENCE if after is None else after)
