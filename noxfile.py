@@ -104,6 +104,12 @@ def bench(session: nox.Session) -> None:
 
 
 @command
+def two_hosts(session: nox.Session) -> None:
+    """Train on two hosts (network namespaces), kill one, go on: same bits. Linux and root only."""
+    python(session, "-m", "tools.commands.two_hosts")
+
+
+@command
 def controls(session: nox.Session) -> None:
     """Rewrite docs/controls.md and its pictures: nox -s controls [-- --checkpoint F --lora F]."""
     session.chdir(session.invoked_from)
@@ -118,7 +124,7 @@ def experiments(session: nox.Session) -> None:
 
 @command
 def campaign(session: nox.Session) -> None:
-    """Try the pack hard, write docs/reliability.md: nox -s campaign [-- files --long]."""
+    """Try the pack hard, write docs/reliability.md: nox -s campaign [-- files kills --long]."""
     python(session, "-m", "tests.campaign", *session.posargs)
 
 
