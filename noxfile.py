@@ -124,7 +124,7 @@ def experiments(session: nox.Session) -> None:
 
 @command
 def campaign(session: nox.Session) -> None:
-    """Try the pack hard, write docs/reliability.md: nox -s campaign [-- files --long]."""
+    """Try the pack hard, write docs/reliability.md: nox -s campaign [-- files kills --long]."""
     python(session, "-m", "tests.campaign", *session.posargs)
 
 

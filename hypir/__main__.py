@@ -1,4 +1,4 @@
-"""Command line: inspect, convert, blend, plan, train, caption, evaluate, plot, archive.
+"""Command line: inspect, convert, blend, plan, train, archive, rate, study and others.
 
 `python -m hypir COMMAND --help` explains each one. The training commands are imported only when
 they run, so that weights can be inspected without diffusers.
@@ -13,6 +13,7 @@ from .archive.command import add_archive
 from .blend import blend
 from .inspect import describe_file
 from .plan_command import add_options, run_plan
+from .study.command import add_study
 from .train.command import read_photo
 from .weights import HypirWeights, read_weights, save_weights
 
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     _add_training(commands)
     add_archive(commands)
+    add_study(commands)
 
     options = parser.parse_args(arguments)
     try:

@@ -32,7 +32,8 @@ HOST |= {
 TRAINING = {"accelerate", "diffusers", "lpips", "open_clip", "peft", "pyiqa", "tensorboard"}
 TRAINING |= {"timm", "torchmetrics", "transformers", "tyro"}
 ARCHIVE = {"av", "comfy_cli", "fsspec", "pyarrow", "ray", "requests", "websocket"}
-ROOMS = ("hypir/train/", "hypir/archive/")
+STUDY = {"aiohttp", "choix", "krippendorff", "matplotlib", "scipy"}
+ROOMS = ("hypir/train/", "hypir/archive/", "hypir/study/")
 """Parts of hypir with libraries of their own, which an install for ComfyUI does not have."""
 RUN_TIME = {"torch", "numpy", "safetensors", "PIL"}
 VIDEO = {"av"}
@@ -88,18 +89,21 @@ def test_the_method_knows_neither_the_host_nor_the_nodes(file):
 
 
 @pytest.mark.parametrize("file", under("hypir"), ids=name)
-def test_the_method_imports_neither_its_training_nor_its_archive(file):
-    others = {m for m in imports(file) if m.startswith(("hypir.train", "hypir.archive"))}
+def test_the_method_imports_no_room_of_its_own(file):
+    rooms = tuple(room.rstrip("/").replace("/", ".") for room in ROOMS)
+    others = {m for m in imports(file) if m.startswith(rooms)}
     if not name(file).startswith(ROOMS):
         # the command line alone reaches their parsers, which import none of their libraries
-        parsers = {"hypir.train.command", "hypir.archive.command"}
+        parsers = {f"{room}.command" for room in rooms}
         assert others <= (parsers if name(file) == "hypir/__main__.py" else set())
-        assert not tops(file) & (TRAINING | ARCHIVE)
+        assert not tops(file) & (TRAINING | ARCHIVE | STUDY)
     if name(file).startswith("hypir/archive/"):  # it reads photos as training does
         assert {m for m in others if m.startswith("hypir.train")} <= {"hypir.train.pictures"}
         assert not tops(file) & TRAINING
     if name(file).startswith("hypir/train/"):
-        assert not {m for m in others if m.startswith("hypir.archive")}
+        assert not {m for m in others if m.startswith(rooms[1:])}
+    if name(file).startswith("hypir/archive/"):
+        assert not {m for m in others if m.startswith("hypir.study")}
 
 
 @pytest.mark.parametrize("file", under("hypir") + under("nodes"), ids=name)
@@ -189,7 +193,7 @@ def test_the_command_line_is_free_of_the_libraries_of_training():
     )
     output = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True)
     loaded = {module.split(".")[0] for module in output.splitlines()[-1].split()}
-    assert not loaded & (TRAINING | ARCHIVE)
+    assert not loaded & (TRAINING | ARCHIVE | STUDY)
 
 
 def test_an_import_of_the_method_is_free_of_the_host_and_of_diffusers():

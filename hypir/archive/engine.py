@@ -97,11 +97,11 @@ def restored(
         comfyui: folder of the ComfyUI of this machine, and further arguments for it.
     """
     source, target = ends
-    gpus = ray.cluster_resources().get("GPU", 0)
-    # a host on a CPU takes all cores, whatever is said here; this only leaves room for reading
-    cpus = ray.cluster_resources().get("CPU", 1) / 2 / hosts
-    need: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": min(1, cpus)}
-
+    need: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0}
+    if not ray.cluster_resources().get("GPU", 0):
+        # a host takes all cores, whatever is said here; reading needs a whole one that is free
+        roomy = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]) >= 2
+        need = {"num_cpus": 0.5 / hosts if roomy else 0}
     photos = (
         ray.data.read_parquet(todo.path(folder), filesystem=todo.system)
         .repartition(target_num_rows_per_block=1)

@@ -38,7 +38,8 @@ class Progress:
         # the start of the hosts says nothing about the time that is left
         rate = (self.done - 1) / (now - self.first) if self.done > 1 and now > self.first else 0.0
         left = f"{_clock((self.total - self.done) / rate)} left" if rate else "time left unknown"
-        alive = sum(now - then < RECENT_SECONDS for then in self.seen.values())
+        # one that was lost and started again counts twice for a while
+        alive = min(self.hosts, sum(now - then < RECENT_SECONDS for then in self.seen.values()))
         return (
             f"{self.done}/{self.total} photos, {rate:.2f} per second, {left}, "
             f"{alive} of {self.hosts} hosts at work, {self.failed} failed"

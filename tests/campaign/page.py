@@ -18,7 +18,7 @@ INTRODUCTION = """# Reliability
 Written by `nox -s campaign`; do not edit by hand. The campaign does to the pack what users, disks
 and graphics cards do, many times, and counts what should not happen. `nox -s campaign` takes
 minutes on two cores; `nox -s campaign -- --long` takes hours and tries as often as it can.
-`nox -s campaign -- files sizes --count 50 --seed 3` runs some parts with other numbers. The tests
+`nox -s campaign -- files kills --count 50 --seed 3` runs some parts with other numbers. The tests
 run every part a few times.
 """
 
