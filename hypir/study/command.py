@@ -1,4 +1,4 @@
-"""The options of `python -m hypir rate` and `study`; their libraries are imported when they run."""
+"""The options of `compare`, `rate` and `study`; their libraries are imported when they run."""
 
 import argparse
 import asyncio
@@ -9,7 +9,31 @@ LIBRARIES = 'a study needs more libraries; run pip install "hypir-nodes[study]"'
 
 
 def add_study(commands) -> None:
-    """The parsers of `rate` and `study`."""
+    """The parsers of `compare`, `rate` and `study`."""
+    compare = commands.add_parser(
+        "compare",
+        help="run saved workflows on the same photos, timed",
+        description="Runs every method on every photo through one ComfyUI, taking turns; writes "
+        "STUDY: inputs, results, times, metrics, and index.html with sliders.",
+    )
+    add = compare.add_argument
+    add("photos", type=Path)
+    add("--out", type=Path, required=True, metavar="STUDY", help="a new folder")
+    add(
+        "--method",
+        action="append",
+        default=[],
+        metavar="NAME[=WORKFLOW.json]",
+        help="a workflow with one Load Image and one Save Image, or a ready-made method: bicubic, "
+        "upscale_model, hypir_small, hypir_sd2, hypir_sdxl, ...; may be repeated",
+    )
+    add("--degrade", default="", metavar="PRESET", help="the photos are good: degrade them first")
+    add("--scale", type=int, help="enlargement, of the degradation too (default there: 4)")
+    add("--repeats", type=int, default=1, help="runs of each method on each photo (default: 1)")
+    add("--metric", action="append", default=[], metavar="NAME", help="as for evaluate")
+    add("--comfyui", help="folder of the ComfyUI to use")
+    compare.set_defaults(run=run_compare)
+
     rate = commands.add_parser(
         "rate",
         help="open a page on which people mark a study's pictures blind",
@@ -47,6 +71,29 @@ def add_study(commands) -> None:
         "--low", type=int, default=3, help="the highest mark that counts as low (default: 3)"
     )
     study.set_defaults(run=run_study)
+
+
+def run_compare(options: argparse.Namespace) -> None:
+    """`compare`."""
+    try:
+        from .compare import compare, describe
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{LIBRARIES} ({error.name} is missing)") from error
+    from .sheet import write_sheet
+
+    runs, notes = compare(
+        options.photos,
+        options.out,
+        options.method,
+        options.degrade,
+        options.scale,
+        options.repeats,
+        options.metric,
+        options.comfyui,
+    )
+    table = describe(runs, notes)
+    (options.out / "times.md").write_text(table, encoding="utf-8")
+    _say(table + f"wrote {write_sheet(options.out, table)}")
 
 
 def run_rate(options: argparse.Namespace) -> None:

@@ -76,12 +76,18 @@ def filled_in(photo) -> Callable[..., dict]:
         for node in graph["nodes"]:
             node["properties"].pop("models", None)
             if node["type"] in names:
-                node["widgets_values"][0] = names[node["type"]]
+                fill_in(node, 0, names[node["type"]])
             if node["type"] == "ImageScaleBy":
-                node["widgets_values"][1] = scale
+                fill_in(node, 1, scale)
         return graph
 
     return fill
+
+
+def fill_in(node: dict, widget: int, value) -> None:
+    """A value of a saved node, by its place and by its name: pages read the one or the other."""
+    node["widgets_values"][widget] = value
+    node["widgets_values_named"][list(node["widgets_values_named"])[widget]] = value
 
 
 @pytest.fixture

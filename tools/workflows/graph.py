@@ -29,6 +29,7 @@ PREVIEW_PX |= {
     "LoadVideo": 330,
     "SaveVideo": 380,
     "HYPIRMeasureTexture": 300,
+    "HYPIRPlan": 330,
     "MaskPreview": 330,
 }
 WIDE = ("SaveImage", "PreviewImage", "ImageCompare", "SaveVideo")

@@ -133,9 +133,10 @@ def try_a_window(graph: Graph) -> None:
     positive = r.prompt()
     graph.column()
     image = r.one_step(part, positive)
-    graph.add(
+    plan = graph.add(
         "HYPIRPlan", title="What the whole photo takes", model=r.model, vae=r.vae, image=large
     )
+    graph.add("PreviewAny", title="The report", source=plan["report"])
     graph.note(notes.WHOLE)
     r.show(part, image)
 
