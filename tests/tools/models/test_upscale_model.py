@@ -37,7 +37,7 @@ def test_files_that_do_not_belong_together_are_refused(model):
     with pytest.raises(ValueError, match="ends early"):
         read_convolutions(model)
     model.with_name("m.bin").write_bytes(whole + b"more")
-    with pytest.raises(ValueError, match="4 bytes that .param does not name"):
+    with pytest.raises(ValueError, match=r"4 bytes that \.param does not name"):
         read_convolutions(model)
     model.with_name("m.bin").write_bytes(whole)
     with pytest.raises(ValueError, match="351 convolutions, found 2"):
