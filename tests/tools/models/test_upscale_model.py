@@ -44,10 +44,18 @@ def test_files_that_do_not_belong_together_are_refused(model):
         convert(model)
 
 
-def test_the_names_are_those_of_the_network_that_the_host_builds():
-    from spandrel.architectures.ESRGAN import RRDBNet
+def test_the_names_are_those_that_the_hosts_loader_knows():
+    from spandrel import ModelLoader
 
-    state = RRDBNet(num_blocks=2).state_dict()
-    theirs = {key.removesuffix(".weight") for key in state if key.endswith(".weight")}
-    assert len(names_of_rrdb(2)) == len(theirs)
-    assert len(names_of_rrdb()) == len(set(names_of_rrdb())) == 351
+    features, growth = 8, 32  # the loader takes 32 for granted
+    state = {}
+    for name in names_of_rrdb(2):
+        number = int(name[-1]) if ".rdb" in name else 0
+        inputs = 3 if name == "conv_first" else features + growth * max(0, number - 1)
+        outputs = 3 if name == "conv_last" else growth if 1 <= number <= 4 else features
+        state[f"{name}.weight"] = torch.full((outputs, inputs, 3, 3), 0.01)
+        state[f"{name}.bias"] = torch.zeros(outputs)
+    loaded = ModelLoader().load_from_state_dict(state)
+    assert loaded.scale == 4
+    assert loaded(torch.zeros(1, 3, 6, 8)).shape == (1, 3, 24, 32)
+    assert len(set(names_of_rrdb())) == 351
