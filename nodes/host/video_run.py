@@ -13,6 +13,7 @@ import torch
 from comfy_api.latest import InputImpl
 from torch import Tensor
 
+from ...hypir.image import check_image
 from .memory import check_cancelled, part_of, show_text
 from .video import Clip, Frame, Writer
 
@@ -76,6 +77,7 @@ def _text(done: int, total: int) -> str:
 def _enlarged(frames: list[Frame], scale: float) -> Tensor:
     """With the filter of the templates' Upscale Image By."""
     images = torch.stack([frame.image for frame in frames])
+    check_image(images, "a frame of the video")  # before a resize that rounds and clips
     height, width = images.shape[1:3]
     size = max(1, round(width * scale)), max(1, round(height * scale))
     if size == (width, height):

@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 LOGGED = re.compile(r"HYPIR (encode|step|decode): out of memory with \d+ tiles per call; starting")
+SLICES = "switched to slice attention"
 SENTENCE = "ran out of memory with the smallest tiles"
 ROUNDING = 2e-3
 """One tile a call rounds otherwise than two, and random weights enlarge it."""
@@ -81,7 +82,7 @@ RIGHT = (
     "the picture, with one tile a call as the log says",
     "a sentence: the smallest tiles do not fit",
     "outside the tiles: the host's own message about memory",
-    "the picture, as torch had another way",
+    "the picture, with attention in slices as the host's log says",
 )
 
 
@@ -91,4 +92,6 @@ def judged(got: torch.Tensor, expected: torch.Tensor, log: str, failed: str) -> 
     off = float((got - expected).abs().max())
     if LOGGED.search(log):
         return RIGHT[0] if off < ROUNDING else f"another picture than the log says, by {off:.3g}"
-    return RIGHT[3] if off == 0 else f"another picture without a word, by {off:.3g}"
+    if SLICES in log and off < ROUNDING:  # the host's autoencoder tries again by itself
+        return RIGHT[3]
+    return "no word about it" if off == 0 else f"another picture without a word, by {off:.3g}"

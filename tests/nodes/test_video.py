@@ -159,6 +159,17 @@ def test_images_with_sound_made_into_a_video_are_restored_too(restored, host):
     assert level == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize(("factor", "words"), [(255, "divide by 255"), (float("nan"), "NaN")])
+def test_images_that_are_none_are_refused_before_they_are_rounded(restored, factor, words):
+    from comfy_api.latest import InputImpl, Types
+
+    parts = Types.VideoComponents(
+        images=torch.from_numpy(greys(2)).float() / 255 * factor, frame_rate=Fraction(RATE)
+    )
+    with pytest.raises(ValueError, match=f"a frame of the video must hold .*{words}"):
+        restored(InputImpl.VideoFromComponents(parts), scale=2.0)
+
+
 @pytest.mark.parametrize(
     ("container", "codec"), [("matroska", "flac"), ("mov", "pcm_s16le"), ("matroska", "pcm_s16le")]
 )
