@@ -146,6 +146,12 @@ def _strengths(wins: Wins, source: str) -> list[str]:
             1 - s for second, s in zip(wins.second, wins.share, strict=True) if second == method
         ]
         lines.append(f"| {method} | {_cell(found[method])} | {sum(won):g} of {len(won)} |")
+    if any(abs(found[m].low - found[m].high) < 1e-9 for m in methods):
+        lines += [
+            "",
+            "A method that won or lost every contest has no largest strength: the number is "
+            "the fit's own bound, and its interval says nothing.",
+        ]
     return [*lines, ""]
 
 
