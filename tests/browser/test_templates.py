@@ -30,18 +30,18 @@ def test_the_page_opens_the_template_whole(page, keep, known, name):
     saved = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     now = {node["id"]: node for node in page.saved()["nodes"]}
     for node in saved["nodes"]:
-        assert values_of(now[node["id"]], node) == values_of(node, node), node["type"]
+        assert values_of(now[node["id"]], node) == values_of(node, now[node["id"]]), node["type"]
         assert len(now[node["id"]].get("inputs", [])) >= len(node["inputs"])
     ours, theirs = (inputs_of(p) for p in (convert_ui_to_api(saved, known), page.prompt()))
     assert ours == theirs
 
 
-def values_of(node: dict, saved: dict) -> dict | list:
-    """The values by name where the page saves them so; of those that the file has."""
-    named = node.get("widgets_values_named")
-    if named is None or "widgets_values_named" not in saved:
+def values_of(node: dict, other: dict) -> dict | list:
+    """The values, by name where both save them so; of those by name, what both have."""
+    named, names = (n.get("widgets_values_named") for n in (node, other))
+    if named is None or names is None:
         return node.get("widgets_values", [])
-    return {name: named.get(name) for name in saved["widgets_values_named"] if name != "upload"}
+    return {name: named[name] for name in named.keys() & names.keys() - {"upload"}}
 
 
 def inputs_of(prompt: dict) -> dict[str, dict]:
