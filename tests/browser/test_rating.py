@@ -156,7 +156,7 @@ def test_a_killed_server_loses_no_mark(study, visitor):
         process.kill()
         process.wait()
         page.keyboard.press("7")
-        page.wait_for_function("document.querySelector('#trouble').textContent !== ''")
+        page.wait_for_selector("#trouble:not(:empty)", state="attached")
         assert "Not saved" in page.inner_text("#trouble")
     assert [a.value for a in read_answers(study / "marks", code)] == ["4", "8", "2", "6"]
     with served(study, "--repeats", "0") as (address, _):
