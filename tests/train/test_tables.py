@@ -237,6 +237,18 @@ def test_a_shard_that_is_cut_gives_its_whole_pictures_and_is_named(tmp_path, cap
     assert seen == {1, 2, 3, 4}
 
 
+def test_a_caption_that_is_cut_is_no_caption(tmp_path):
+    caption = "word " * 400
+    shard = write_shard(tmp_path / "a.tar", {"1.png": picture(1), "1.txt": caption.encode()})
+    whole = shard.read_bytes()
+    start = whole.index(b"word ")
+    for length in range(start + 1, start + 1900, 300):
+        shard.write_bytes(whole[:length])
+        assert [text for _, text in content(shard)] == [""]
+    shard.write_bytes(whole)
+    assert [text.split() for _, text in content(shard)] == [caption.split()]
+
+
 def test_damage_inside_a_shard_ends_it_there(tmp_path, caplog):
     shard = write_shard(tmp_path / "a.tar", members(range(3)))
     data = bytearray(shard.read_bytes())
