@@ -175,8 +175,8 @@ def _seek_full_size(opened: Image.Image, frames: int) -> None:
 def _of_pillow(seen: Image.Image, in_srgb: bool) -> Picture:
     """A loaded picture of at most 8 bits a channel."""
     profile = seen.info.get("icc_profile")
-    if seen.mode in ("La", "RGBa"):  # colours times alpha
-        seen = seen.convert({"La": "LA", "RGBa": "RGBA"}[seen.mode])
+    if seen.mode == "La":  # grey times alpha; Pillow divides colours itself
+        seen = seen.convert("LA")
     alpha = None
     if "A" in seen.getbands() or "transparency" in seen.info:
         seen = seen.convert("RGBA")

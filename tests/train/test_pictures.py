@@ -180,6 +180,15 @@ def test_colours_stored_times_their_alpha_are_divided_by_it(tmp_path, top):
     assert off(tmp_path / "a.tif", COLORS) < 3.5 / top
 
 
+def test_grey_stored_times_its_alpha_is_divided_by_it(tmp_path):
+    alpha = 1 - 0.75 * GRAY[::-1]
+    stored = (np.stack([GRAY * alpha, alpha], -1) * 255).round().astype(np.uint8)
+    options = {"photometric": "minisblack", "extrasamples": ["assocalpha"]}
+    tifffile.imwrite(tmp_path / "a.tif", stored, planarconfig="contig", **options)
+    assert off(tmp_path / "a.tif", GRAY[..., None].repeat(3, -1)) < 3.5 / 255
+    assert np.array_equal(open_picture(tmp_path / "a.tif").alpha, stored[..., 1])
+
+
 def test_a_palette_with_transparency_keeps_its_colours_and_gives_its_alpha(tmp_path):
     picture = Image.fromarray(BYTES).quantize(64)
     picture.save(tmp_path / "a.png", transparency=3)
