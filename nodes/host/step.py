@@ -83,7 +83,7 @@ class OneStepSampler(Prepared):
         """
         _check_latent(latent, self.prior)
         self._check_guider(guider)
-        fill_defaults(guider.conds, self.settings)
+        fill_defaults(guider.conds, self.settings)  # here too, so that they are resolved once
         shape = (1, *latent.shape[1:])
         if not have_places(guider.conds):
             plan = self.plan(*latent.shape[-2:])
