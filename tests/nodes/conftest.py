@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests.coroutines import run_coroutine
 from tools.host.get_host import get_host
 
 from . import small_models
@@ -23,12 +22,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.host)
-
-
-def _run(coroutine):
-    """In a thread of its own: the browser's driver leaves an event loop running in this one."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, coroutine).result()
 
 
 @pytest.fixture(scope="session")
@@ -54,8 +47,8 @@ def host(tmp_path_factory) -> SimpleNamespace:
         folder_paths.folder_names_and_paths[name][0].insert(0, str(base / name))
     folder_paths.set_temp_directory(str(base / "temp"))
     # Those that want a running server or a screen do not load here; no test needs them.
-    _run(nodes.init_builtin_extra_nodes())
-    loaded = _run(nodes.load_custom_node(str(ROOT), module_parent="custom_nodes"))
+    run_coroutine(nodes.init_builtin_extra_nodes())
+    loaded = run_coroutine(nodes.load_custom_node(str(ROOT), module_parent="custom_nodes"))
     assert loaded, "the host could not load the pack; its log says why"
     mappings = nodes.NODE_CLASS_MAPPINGS
     ours = {name: node for name, node in mappings.items() if name.startswith("HYPIR")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 
 import numpy as np
@@ -15,6 +14,7 @@ from hypir.study.folder import open_study
 from hypir.study.marks import Answer, add_answer, read_answers
 from hypir.study.questions import questions
 from hypir.study.rating import Rating, application, is_loopback
+from tests.coroutines import run_coroutine
 
 METHODS, PHOTOS = ("a", "b", "c"), tuple(f"p{i}" for i in range(10))
 
@@ -92,9 +92,9 @@ def test_an_address_beyond_this_machine_needs_the_token_and_this_machine_its_nam
 
     asked = [("/", {}), ("/?token=wrong", {}), ("/?token=right", {}), ("/state", {})]
     app = application(rating, token="right", local=False)
-    assert asyncio.run(statuses(app, asked)) == [403, 403, 200, 200]  # then the cookie counts
+    assert run_coroutine(statuses(app, asked)) == [403, 403, 200, 200]  # then the cookie counts
     asked = [("/", {}), ("/", {"Host": "evil.example:80"}), ("/state?rater=../../etc", {})]
-    assert asyncio.run(statuses(application(rating), asked)) == [200, 403, 400]
+    assert run_coroutine(statuses(application(rating), asked)) == [200, 403, 400]
 
 
 def test_wrong_studies_and_options_get_a_sentence(study, tmp_path, capsys):
