@@ -18,7 +18,7 @@ from .conftest import graph_of
 
 pytestmark = pytest.mark.http
 
-NODES = 12
+NODES = 14
 
 
 @pytest.fixture(scope="module")
