@@ -12,9 +12,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tools.host.server import HostError, Interrupted, wait_until
+from tools.host.get_host import get_host
+from tools.host.server import HostError, Interrupted, running, wait_until
 from tools.models.stand_in import lora_metadata
 from tools.models.stand_in_vae import LATENT_SCALE
+
+from .conftest import graph_of
 
 pytestmark = pytest.mark.http
 
@@ -204,24 +207,24 @@ def test_interrupt_ends_a_long_run_and_the_host_is_ready_again(server, run, grap
     assert run(graph(cat[:32, :32])).shape == (32, 32, 3)
 
 
-def test_free_memory_lets_go_of_models_and_results(server, graph, cat):
-    server.free()  # or this prompt's results may be held from before, without the models
-    prompt = graph(cat[:32, :32])
-    server.run(prompt)
-    process = psutil.Process(server.process.pid)
-    held = process.memory_info().rss
-    server.free()
-    # the text encoder alone is 675 MiB
-    wait_until(
-        lambda: held - process.memory_info().rss > 400 * 2**20,
-        PATIENCE,
-        "the host still holds the models",
-    )
-    with server.watch() as watch:
-        watch.queue(prompt)
-        kinds = dict(watch.messages())
-    assert kinds["execution_cached"]["nodes"] == []
-    assert "execution_success" in kinds
+def test_free_memory_lets_go_of_models_and_results(workflow, stand_in, cat, tmp_path):
+    with running(get_host(), models=stand_in) as server:  # its memory is what this test counts
+        prompt = graph_of(server, workflow, stand_in, tmp_path)(cat[:32, :32])
+        server.run(prompt)
+        process = psutil.Process(server.process.pid)
+        held = process.memory_info().rss
+        server.free()
+        # the text encoder alone is 675 MiB
+        wait_until(
+            lambda: held - process.memory_info().rss > 400 * 2**20,
+            PATIENCE,
+            "the host still holds the models",
+        )
+        with server.watch() as watch:
+            watch.queue(prompt)
+            kinds = dict(watch.messages())
+        assert kinds["execution_cached"]["nodes"] == []
+        assert "execution_success" in kinds
 
 
 def test_changing_a_number_reloads_nothing(server, graph, cat):
